@@ -36,7 +36,7 @@ class LogConfig:
     """`direct` leaves the page cache alone and needs 4 KiB-aligned memory; `buffered` lets the page
     cache serve as one more tier; `auto` decides by the memory that is free."""
     io_bytes: int = 4 * MIB
-    """Bytes of one system call. Larger saves calls until the device is busy; about 4 MiB is enough."""
+    """Bytes of one system call. Larger saves calls until the device is busy; 4 MiB is enough."""
     reader_threads: int = 4
     """Parallel reads of one batch. More reach the device's limit, and cost CPU beyond it."""
     durability: Durability = "none"
@@ -46,11 +46,21 @@ class LogConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that cannot work."""
-        _require(self.segment_bytes >= MIB, "segment_bytes must be at least 1 MiB", self.segment_bytes)
-        _require(self.segment_bytes % 4096 == 0, "segment_bytes must be a multiple of 4096", self.segment_bytes)
-        _require(self.segment_bytes < 16 * GIB, "segment_bytes must be below 16 GiB", self.segment_bytes)
+        _require(
+            self.segment_bytes >= MIB, "segment_bytes must be at least 1 MiB", self.segment_bytes
+        )
+        _require(
+            self.segment_bytes % 4096 == 0,
+            "segment_bytes must be a multiple of 4096",
+            self.segment_bytes,
+        )
+        _require(
+            self.segment_bytes < 16 * GIB, "segment_bytes must be below 16 GiB", self.segment_bytes
+        )
         _require(self.io_bytes >= 4096, "io_bytes must be at least 4096", self.io_bytes)
-        _require(1 <= self.reader_threads <= 64, "reader_threads must be 1 to 64", self.reader_threads)
+        _require(
+            1 <= self.reader_threads <= 64, "reader_threads must be 1 to 64", self.reader_threads
+        )
         _require(self.sync_interval_s > 0, "sync_interval_s must be positive", self.sync_interval_s)
 
 
@@ -62,18 +72,30 @@ class IndexConfig:
     """Sorted write buffer. Larger: fewer flushes, more to replay after kill -9."""
     block_cache_bytes: int = 64 * MIB
     """Memory for index blocks. Larger: fewer index reads once the index outgrows it."""
-    bloom_bits_per_key: float = 10.0
+    bloom_bits_per_key: int = 10
     """More bits: fewer wasted table reads on a miss, more memory."""
     size_ratio: int = 10
-    """Capacity of a level over the one above. Larger: fewer levels to probe, more bytes rewritten."""
+    """Capacity of a level over the one above. Larger: fewer levels, more bytes rewritten."""
     level0_trigger: int = 4
     """Flushed tables before compaction. More: fewer rewrites, more tables to probe."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that cannot work."""
-        _require(self.memtable_bytes >= 64 * KIB, "memtable_bytes must be at least 64 KiB", self.memtable_bytes)
-        _require(self.block_cache_bytes >= 0, "block_cache_bytes must not be negative", self.block_cache_bytes)
-        _require(self.bloom_bits_per_key >= 0, "bloom_bits_per_key must not be negative", self.bloom_bits_per_key)
+        _require(
+            self.memtable_bytes >= 64 * KIB,
+            "memtable_bytes must be at least 64 KiB",
+            self.memtable_bytes,
+        )
+        _require(
+            self.block_cache_bytes >= 0,
+            "block_cache_bytes must not be negative",
+            self.block_cache_bytes,
+        )
+        _require(
+            self.bloom_bits_per_key >= 0,
+            "bloom_bits_per_key must not be negative",
+            self.bloom_bits_per_key,
+        )
         _require(self.size_ratio >= 2, "size_ratio must be at least 2", self.size_ratio)
         _require(self.level0_trigger >= 1, "level0_trigger must be at least 1", self.level0_trigger)
 
@@ -92,7 +114,9 @@ class StoreConfig:
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that cannot work."""
         _require(self.quota_bytes > 0, "quota_bytes must be positive", self.quota_bytes)
-        _require(self.min_free_bytes >= 0, "min_free_bytes must not be negative", self.min_free_bytes)
+        _require(
+            self.min_free_bytes >= 0, "min_free_bytes must not be negative", self.min_free_bytes
+        )
         # Whole segments are evicted for now, so a store of fewer than four would forget too much.
         _require(
             self.quota_bytes >= 4 * self.log.segment_bytes,
@@ -102,7 +126,7 @@ class StoreConfig:
 
 
 def parse_size(text: str, *, of_bytes: int) -> int:
-    """Return the bytes meant by `text`: `200GB` (10^9), `64MiB` (2^20), `1048576`, or `30%` of `of_bytes`.
+    """Return the bytes meant by `text`: `200GB` (10^9), `64MiB` (2^20), or `30%` of `of_bytes`.
 
     Raises:
         ConfigError: not a size, zero, negative, or more than 100 %.
@@ -118,7 +142,9 @@ def parse_size(text: str, *, of_bytes: int) -> int:
     elif unit in _SIZE_UNITS:
         size = int(number * _SIZE_UNITS[unit])
     else:
-        raise ConfigError(f"unknown unit; use KB, MB, GB, TB, KiB, MiB, GiB, TiB or %. size={text!r}")
+        raise ConfigError(
+            f"unknown unit; use KB, MB, GB, TB, KiB, MiB, GiB, TiB or %. size={text!r}"
+        )
     if size <= 0:
         raise ConfigError(f"a size must be larger than zero. size={text!r}")
     return size
@@ -139,7 +165,9 @@ def from_mapping(cls: type[T], values: Mapping[str, object], *, where: str = "")
         place = f"{where}.{name}" if where else name
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise ConfigError(f"unknown setting; the nearest valid one is {close[0]!r}. setting={place!r}")
+            raise ConfigError(
+                f"unknown setting; the nearest valid one is {close[0]!r}. setting={place!r}"
+            )
         arguments[name] = _checked(known[name], value, place)
     try:
         return cls(**arguments)
@@ -154,7 +182,9 @@ def _checked(hint: Any, value: object, place: str) -> object:
         return from_mapping(hint, value, where=place)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ConfigError(f"must be one of {', '.join(get_args(hint))}. setting={place!r} value={value!r}")
+            raise ConfigError(
+                f"must be one of {', '.join(get_args(hint))}. setting={place!r} value={value!r}"
+            )
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -94,6 +94,6 @@ class Location:
     """Payload bytes, padding not counted."""
     checksum: int
     """xxh3_64 of the payload, seeded with the page's key."""
-    page_hash: bytes
-    """First 16 bytes of the page's chained hash: a digest collision becomes a miss."""
+    hash_tail: bytes
+    """Bytes 8 to 16 of the page's chained hash: a collision of digests becomes a miss."""
     flags: int = 0

@@ -1,0 +1,291 @@
+"""Every on-disk layout of the store, with its magic and version. Pure.
+
+A segment is one file of the tensor log, a sequence of 4096-byte blocks, little-endian throughout:
+
+    segment header      1 block    SEGMENT_HEADER, zero padding
+    batch, repeated     header     BATCH_HEADER, one entry a page, zero padding to a block
+                        pages      each starts on a block; zero padding to a block
+
+Entry of a page in a batch header: ENTRY, then the bytes of the key that differ from the key before
+(`shared_bytes` are equal). A batch header names its own segment and offset, so that a header left
+over in a recycled block is not taken for a live one. The index can be rebuilt from the log alone.
+
+Index value: INDEX_VALUE. The store's own facts stand in the file `STORE`, one JSON object.
+"""
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from sglang_lsm.errors import CorruptionError, FormatVersionError
+from sglang_lsm.pages import Location
+
+FORMAT_VERSION = 1
+BLOCK_BYTES = 4096
+
+SEGMENT_MAGIC = b"KVSEGMNT"
+SEGMENT_HEADER = struct.Struct("<8sHHI")  # magic, version, reserved, segment_id; then a checksum
+BATCH_MAGIC = b"KVBATCH\x00"
+BATCH_HEADER = struct.Struct("<8sHHIIIQQ")
+"""magic, version, reserved, segment_id, num_pages, header_bytes, offset, written_at_ms."""
+ENTRY = struct.Struct("<HHIHQ8s")
+"""shared_bytes, suffix_bytes, length, flags, checksum, hash_tail."""
+INDEX_VALUE = struct.Struct("<IIIHQ8s")
+"""segment_id, offset in blocks, length, flags, checksum, hash_tail."""
+CHECKSUM = struct.Struct("<Q")
+
+assert SEGMENT_HEADER.size == 16
+assert BATCH_HEADER.size == 40
+assert ENTRY.size == 26
+assert INDEX_VALUE.size == 30
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEntry:
+    """One page as its batch header describes it."""
+
+    key: bytes
+    length: int
+    checksum: int
+    hash_tail: bytes
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A decoded batch header."""
+
+    segment_id: int
+    offset: int
+    written_at_ms: int
+    header_bytes: int
+    entries: tuple[BatchEntry, ...]
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte after the batch."""
+        return self.offset + self.header_bytes + sum(padded(e.length) for e in self.entries)
+
+    def locations(self) -> list[Location]:
+        """Return where each page of the batch lies."""
+        offset, found = self.offset + self.header_bytes, []
+        for entry in self.entries:
+            found.append(
+                Location(
+                    self.segment_id,
+                    offset,
+                    entry.length,
+                    entry.checksum,
+                    entry.hash_tail,
+                    entry.flags,
+                )
+            )
+            offset += padded(entry.length)
+        return found
+
+
+def padded(length: int) -> int:
+    """Return `length` rounded up to whole blocks."""
+    return (length + BLOCK_BYTES - 1) & -BLOCK_BYTES
+
+
+def page_checksum_seed(key: bytes) -> int:
+    """Return the seed that ties a page's checksum to its key.
+
+    Bytes of another page, however intact, then fail verification.
+    """
+    return xxhash.xxh3_64_intdigest(key)
+
+
+def page_checksum(key: bytes, pieces: Sequence[memoryview]) -> int:
+    """Return xxh3_64 over the pieces in order, seeded with the key."""
+    seed = page_checksum_seed(key)
+    if len(pieces) == 1:
+        return xxhash.xxh3_64_intdigest(pieces[0], seed)
+    state = xxhash.xxh3_64(seed=seed)
+    for piece in pieces:
+        state.update(piece)
+    return state.intdigest()
+
+
+def encode_index_value(location: Location) -> bytes:
+    """Return the 30 bytes kept in the index for one page."""
+    return INDEX_VALUE.pack(
+        location.segment_id,
+        location.offset // BLOCK_BYTES,
+        location.length,
+        location.flags,
+        location.checksum,
+        location.hash_tail,
+    )
+
+
+def decode_index_value(value: bytes) -> Location:
+    """Inverse of `encode_index_value`.
+
+    Raises:
+        CorruptionError: not 30 bytes.
+    """
+    if len(value) != INDEX_VALUE.size:
+        raise CorruptionError(f"index value of a wrong size. bytes={len(value)}")
+    segment_id, block, length, flags, checksum, hash_tail = INDEX_VALUE.unpack(value)
+    return Location(segment_id, block * BLOCK_BYTES, length, checksum, hash_tail, flags)
+
+
+def encode_segment_header(segment_id: int) -> bytes:
+    """Return the first block of a segment."""
+    head = SEGMENT_HEADER.pack(SEGMENT_MAGIC, FORMAT_VERSION, 0, segment_id)
+    return _sealed(head).ljust(BLOCK_BYTES, b"\0")
+
+
+def decode_segment_header(block: bytes) -> int:
+    """Return the segment id.
+
+    Raises:
+        CorruptionError: not a segment of ours, or damaged.
+        FormatVersionError: written by a newer format.
+    """
+    head = block[: SEGMENT_HEADER.size]
+    if len(head) < SEGMENT_HEADER.size or not head.startswith(SEGMENT_MAGIC):
+        raise CorruptionError("not a segment of this store")
+    _, version, _, segment_id = SEGMENT_HEADER.unpack(head)
+    _check_version(version)
+    _check_seal(block, SEGMENT_HEADER.size)
+    return int(segment_id)
+
+
+def batch_header_bytes(keys: Sequence[bytes]) -> int:
+    """Return the padded size of the header of a batch with these keys."""
+    suffixes = sum(len(key) - shared for key, shared in zip(keys, _shared(keys), strict=True))
+    return padded(BATCH_HEADER.size + len(keys) * ENTRY.size + suffixes + CHECKSUM.size)
+
+
+def encode_batch_header(batch: Batch) -> bytes:
+    """Return the header block or blocks of a batch."""
+    keys = [entry.key for entry in batch.entries]
+    parts = [
+        BATCH_HEADER.pack(
+            BATCH_MAGIC,
+            FORMAT_VERSION,
+            0,
+            batch.segment_id,
+            len(keys),
+            batch.header_bytes,
+            batch.offset,
+            batch.written_at_ms,
+        )
+    ]
+    for entry, shared in zip(batch.entries, _shared(keys), strict=True):
+        suffix = entry.key[shared:]
+        parts.append(
+            ENTRY.pack(
+                shared,
+                len(suffix),
+                entry.length,
+                entry.flags,
+                entry.checksum,
+                entry.hash_tail,
+            )
+        )
+        parts.append(suffix)
+    return _sealed(b"".join(parts)).ljust(batch.header_bytes, b"\0")
+
+
+def peek_batch_header_bytes(block: bytes, *, segment_id: int, offset: int) -> int | None:
+    """Return the size of the batch header that starts with `block`, or None if none starts there.
+
+    Only a header of this very segment and offset counts; it is still to be verified as a whole.
+    """
+    if not block.startswith(BATCH_MAGIC) or len(block) < BATCH_HEADER.size:
+        return None
+    _, _, _, its_segment, num_pages, header_bytes, its_offset, _ = BATCH_HEADER.unpack_from(block)
+    smallest = BATCH_HEADER.size + num_pages * ENTRY.size
+    if (its_segment, its_offset) != (segment_id, offset) or header_bytes < smallest:
+        return None
+    return int(header_bytes)
+
+
+def decode_batch_header(header: bytes) -> Batch:
+    """Inverse of `encode_batch_header`.
+
+    Raises:
+        CorruptionError: damaged.
+        FormatVersionError: written by a newer format.
+    """
+    if len(header) < BATCH_HEADER.size or not header.startswith(BATCH_MAGIC):
+        raise CorruptionError("not a batch header")
+    _, version, _, segment_id, num_pages, header_bytes, offset, written_at_ms = (
+        BATCH_HEADER.unpack_from(header)
+    )
+    _check_version(version)
+    entries, key, at = [], b"", BATCH_HEADER.size
+    for _ in range(num_pages):
+        if at + ENTRY.size > len(header):
+            raise CorruptionError("batch header ends early")
+        shared, num_suffix, length, flags, checksum, hash_tail = ENTRY.unpack_from(header, at)
+        at += ENTRY.size
+        key = key[:shared] + header[at : at + num_suffix]
+        at += num_suffix
+        entries.append(BatchEntry(key, length, checksum, hash_tail, flags))
+    _check_seal(header, at)
+    return Batch(segment_id, offset, written_at_ms, header_bytes, tuple(entries))
+
+
+def encode_store_facts(facts: dict[str, str | int]) -> bytes:
+    """Return the content of the file `STORE`."""
+    return json.dumps({"format_version": FORMAT_VERSION, **facts}, indent=2).encode() + b"\n"
+
+
+def decode_store_facts(content: bytes) -> dict[str, str | int]:
+    """Inverse of `encode_store_facts`.
+
+    Raises:
+        CorruptionError: not such a file.
+        FormatVersionError: written by a newer format.
+    """
+    try:
+        facts = json.loads(content)
+        version = int(facts["format_version"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptionError(f"the file STORE is unreadable: {error}") from error
+    _check_version(version)
+    return dict(facts)
+
+
+def _shared(keys: Sequence[bytes]) -> list[int]:
+    """How many leading bytes each key has in common with the one before."""
+    shared, before = [], b""
+    for key in keys:
+        # The common case is a path: the key extends the one before.
+        num = len(before) if key.startswith(before) else _common_prefix(before, key)
+        shared.append(num)
+        before = key
+    return shared
+
+
+def _common_prefix(a: bytes, b: bytes) -> int:
+    limit = min(len(a), len(b))
+    return next((i for i in range(limit) if a[i] != b[i]), limit)
+
+
+def _sealed(content: bytes) -> bytes:
+    return content + CHECKSUM.pack(xxhash.xxh3_64_intdigest(content))
+
+
+def _check_seal(sealed: bytes, content_bytes: int) -> None:
+    end = content_bytes + CHECKSUM.size
+    if len(sealed) < end or sealed[content_bytes:end] != CHECKSUM.pack(
+        xxhash.xxh3_64_intdigest(sealed[:content_bytes])
+    ):
+        raise CorruptionError("a header's checksum does not match")
+
+
+def _check_version(version: int) -> None:
+    if version > FORMAT_VERSION:
+        raise FormatVersionError(
+            "the store was written by a newer version of sglang-lsm; upgrade, or use another "
+            f"directory. format_version={version} supported={FORMAT_VERSION}"
+        )

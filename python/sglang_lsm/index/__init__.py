@@ -1,0 +1,1 @@
+"""The LSM index: which pages are stored, and where. RocksDB underneath."""

@@ -1,0 +1,45 @@
+"""The seam between the store and its index: ordered keys to small values."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+
+class PageIndex(Protocol):
+    """An ordered map from page keys to index values, crash-consistent. Thread-safe.
+
+    Every method raises `UnavailableError` when the index cannot answer, and `CorruptionError` when
+    it finds itself damaged.
+    """
+
+    def walk(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Return the values of the leading run of `keys` that is stored."""
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the value of each key."""
+
+    def put(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store all entries or none."""
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Delete all keys or none; absent ones are fine."""
+
+    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the entries in `[start, end)` in key order, as of one moment."""
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        """Delete every key in `[start, end)`."""
+
+    def get_meta(self, key: bytes) -> bytes | None:
+        """Return a value of the meta family, which holds facts about the store, not pages."""
+
+    def put_meta(self, key: bytes, value: bytes) -> None:
+        """Store one fact."""
+
+    def scan_meta(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the facts whose key starts with `prefix`."""
+
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+
+    def close(self) -> None:
+        """Flush and close; no other call may follow or be under way."""

@@ -1,0 +1,207 @@
+"""`PageIndex` on RocksDB, through rocksdict.
+
+What the binding forces on us, measured: `next()` on an exhausted iterator kills the process, so
+`valid()` is asked first; puts, writes and iteration hold the GIL, so batches stay at some hundred
+keys; only `get([list])` releases it; a read-write open claims the directory; a compaction style
+cannot be changed live. All errors come as plain `Exception`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from sglang_lsm.config import IndexConfig
+from sglang_lsm.errors import CorruptionError, UnavailableError
+from sglang_lsm.keycodec import range_end
+
+META_FAMILY = "meta"
+_BLOCK_BYTES = 16 << 10
+# Between restarts keys are stored as differences. A page's key differs from the one before by 8
+# bytes, while a restart spells out up to 528: few restarts keep an entry small.
+_RESTART_INTERVAL = 64
+_MAX_OPEN_FILES = 512
+
+
+class RocksIndex:
+    """The index of one store. Thread-safe, except that `close` must come last."""
+
+    def __init__(self, path: Path, config: IndexConfig) -> None:
+        self._cache = Cache(config.block_cache_bytes)
+        options = _options(config, self._cache)
+        with _typed_errors("open"):
+            self._db = Rdict(str(path), options, {META_FAMILY: Options(raw_mode=True)})
+            self._meta = self._db.get_column_family(META_FAMILY)
+        self._synced = WriteOptions()
+        self._synced.sync = True
+
+    def walk(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Return the values of the leading run of `keys` that is stored.
+
+        Cost: one point lookup for a path that is not stored at all (a Bloom filter answers), else
+        one step of an iterator a page and one seek where a sibling's subtree lies between.
+        """
+        with _typed_errors("walk"):
+            first = self._db.get(keys[0]) if keys else None
+            if first is None:
+                return []
+            if len(keys) == 1:
+                return [first]
+            values, cursor = [first], self._db.iter()
+            cursor.seek(keys[1])
+            for key in keys[1:]:
+                if not (cursor.valid() and cursor.key() == key):
+                    cursor.seek(key)
+                    if not (cursor.valid() and cursor.key() == key):
+                        break
+                values.append(cursor.value())
+                cursor.next()
+            return values
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the value of each key. Releases the GIL."""
+        with _typed_errors("get"):
+            return self._db.get(list(keys)) or []
+
+    def put(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store all entries or none; survives the death of the process."""
+        batch = WriteBatch(raw_mode=True)
+        for key, value in entries:
+            batch.put(key, value)
+        with _typed_errors("put"):
+            self._db.write(batch)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Delete all keys or none; absent ones are fine."""
+        batch = WriteBatch(raw_mode=True)
+        for key in keys:
+            batch.delete(key)
+        with _typed_errors("delete"):
+            self._db.write(batch)
+
+    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the entries in `[start, end)` in key order, as of the first step."""
+        return self._scan(self._db, start, end)
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        """Delete every key in `[start, end)` with one tombstone."""
+        with _typed_errors("delete_range"):
+            self._db.delete_range(start, end)
+
+    def get_meta(self, key: bytes) -> bytes | None:
+        """Return one fact, or None."""
+        with _typed_errors("get_meta"):
+            value: bytes | None = self._meta.get(key)
+            return value
+
+    def put_meta(self, key: bytes, value: bytes) -> None:
+        """Store one fact."""
+        with _typed_errors("put_meta"):
+            self._meta.put(key, value)
+
+    def scan_meta(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the facts whose key starts with `prefix`."""
+        return self._scan(self._meta, prefix, range_end(prefix))
+
+    def tune(self, config: IndexConfig) -> None:
+        """Apply the settings that RocksDB takes live; a new Bloom filter comes with new tables.
+
+        Block cache and memtable take effect at once, size ratio and level-0 trigger with the next
+        compaction.
+        """
+        with _typed_errors("tune"):
+            self._cache.set_capacity(config.block_cache_bytes)
+            self._db.set_options(
+                {
+                    "write_buffer_size": str(config.memtable_bytes),
+                    "max_bytes_for_level_multiplier": str(config.size_ratio),
+                    "level0_file_num_compaction_trigger": str(config.level0_trigger),
+                }
+            )
+
+    def property(self, name: str) -> int:
+        """Return one of RocksDB's integer properties, such as `rocksdb.estimate-num-keys`."""
+        with _typed_errors("property"):
+            return int(self._db.property_int_value(name) or 0)
+
+    def compact(self) -> None:
+        """Merge all tables into one sorted run. Long; for benchmarks and maintenance."""
+        with _typed_errors("compact"):
+            self._db.compact_range(None, None)
+
+    def flush(self) -> None:
+        """Write the memtable out as a table of level 0."""
+        with _typed_errors("flush"):
+            self._db.flush()
+
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+        with _typed_errors("sync"):
+            self._db.flush_wal(True)
+
+    def close(self) -> None:
+        """Flush and close; no other call may follow or be under way."""
+        with _typed_errors("close"):
+            self._meta.close()
+            self._db.close()
+
+    @staticmethod
+    def _scan(family: Rdict, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        options = ReadOptions()
+        if end is not None:
+            options.set_iterate_upper_bound(end)
+        with _typed_errors("scan"):
+            cursor = family.iter(options)
+            cursor.seek(start)
+            while cursor.valid():
+                yield cursor.key(), cursor.value()
+                cursor.next()
+
+
+def _options(config: IndexConfig, cache: Cache) -> Options:
+    table = BlockBasedOptions()
+    table.set_block_cache(cache)
+    table.set_block_size(_BLOCK_BYTES)
+    table.set_block_restart_interval(_RESTART_INTERVAL)
+    table.set_format_version(5)
+    # Filters and index blocks are charged to the cache, so that its size bounds the memory.
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    if config.bloom_bits_per_key > 0:
+        table.set_bloom_filter(config.bloom_bits_per_key, False)
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    options.set_block_based_table_factory(table)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_write_buffer_size(config.memtable_bytes)
+    options.set_max_bytes_for_level_multiplier(float(config.size_ratio))
+    options.set_level_zero_file_num_compaction_trigger(config.level0_trigger)
+    options.set_max_total_wal_size(4 * config.memtable_bytes)
+    options.set_max_open_files(_MAX_OPEN_FILES)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1 << 20)
+    return options
+
+
+@contextmanager
+def _typed_errors(action: str) -> Iterator[None]:
+    try:
+        yield
+    # The binding raises nothing narrower than Exception.
+    except Exception as error:
+        text = str(error)
+        kind: Callable[[str], Exception] = UnavailableError
+        if "Corruption" in text:
+            kind = CorruptionError
+        raise kind(f"the index failed. action={action} reason={text}") from error

@@ -1,0 +1,96 @@
+"""Radix path to ordered bytes, and back. Pure.
+
+A page's key spells its radix path, cut into groups of `GROUP_PAGES` pages:
+
+    namespace(8) | anchor(8) | digest(8) x 1..64
+
+A digest is the first 8 bytes of a page's chained hash. The anchor is the digest of the last page of
+the group before, zero at the root. Within a group, byte order is radix pre-order: a prefix sorts
+right before its extensions, siblings lie together, and a subtree is one range. Keys stay at or
+below 528 bytes however long the path is.
+
+A digest collision cannot mislead: the index value carries 8 more bytes of the chained hash.
+"""
+
+from typing import NamedTuple
+
+from sglang_lsm.pages import NAMESPACE_BYTES, NamespaceId, PageHash, PagePath
+
+GROUP_PAGES = 64
+DIGEST_BYTES = 8
+HEAD_BYTES = NAMESPACE_BYTES + DIGEST_BYTES
+MAX_KEY_BYTES = HEAD_BYTES + GROUP_PAGES * DIGEST_BYTES
+ROOT_ANCHOR = bytes(DIGEST_BYTES)
+
+
+class KeyParts(NamedTuple):
+    """A key taken apart; `digests` are those of the group, the page's own last."""
+
+    namespace: NamespaceId
+    anchor: bytes
+    digests: tuple[bytes, ...]
+
+
+def encode(path: PagePath) -> list[bytes]:
+    """Return the keys of `path.hashes[path.start:]`, parents first.
+
+    Cost: grows with the pages asked for plus at most one group before them.
+    """
+    keys: list[bytes] = []
+    hashes, end = path.hashes, len(path.hashes)
+    first_group = path.start - path.start % GROUP_PAGES
+    for group in range(first_group, end, GROUP_PAGES):
+        anchor = hashes[group - 1][:DIGEST_BYTES] if group else ROOT_ANCHOR
+        key = path.namespace + anchor
+        for i in range(group, min(group + GROUP_PAGES, end)):
+            key += hashes[i][:DIGEST_BYTES]
+            if i >= path.start:
+                keys.append(key)
+    return keys
+
+
+def decode(key: bytes) -> KeyParts:
+    """Take `key` apart. Inverse of `encode` as far as digests go.
+
+    Raises:
+        ValueError: not a key of this codec.
+    """
+    num_digests, rest = divmod(len(key) - HEAD_BYTES, DIGEST_BYTES)
+    if rest or not 1 <= num_digests <= GROUP_PAGES:
+        raise ValueError(f"not a page key. bytes={len(key)}")
+    digests = tuple(key[i : i + DIGEST_BYTES] for i in range(HEAD_BYTES, len(key), DIGEST_BYTES))
+    return KeyParts(NamespaceId(key[:NAMESPACE_BYTES]), key[NAMESPACE_BYTES:HEAD_BYTES], digests)
+
+
+def parent(key: bytes) -> bytes | None:
+    """Return the key one page up inside the same group, or None for a group's first page."""
+    return key[:-DIGEST_BYTES] if len(key) > HEAD_BYTES + DIGEST_BYTES else None
+
+
+def extends_group(key: bytes) -> bool:
+    """Return whether the children of this page open a new group."""
+    return len(key) == MAX_KEY_BYTES
+
+
+def group_below(key: bytes) -> bytes:
+    """Return the first bytes shared by all keys of the group that `key`'s children open."""
+    return key[:NAMESPACE_BYTES] + key[-DIGEST_BYTES:]
+
+
+def range_end(prefix: bytes) -> bytes | None:
+    """Return the smallest bytes greater than every key that starts with `prefix`.
+
+    None where there is no such bound (a prefix of 0xff only).
+    """
+    stripped = prefix.rstrip(b"\xff")
+    if not stripped:
+        return None
+    return stripped[:-1] + bytes([stripped[-1] + 1])
+
+
+def hash_tail(page_hash: PageHash) -> bytes:
+    """Return what is kept of a page's hash beside its digest: the 8 bytes after it.
+
+    Together with the digest in the key, 128 bits decide that a page is the right one.
+    """
+    return page_hash[DIGEST_BYTES : 2 * DIGEST_BYTES]

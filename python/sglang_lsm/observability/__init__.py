@@ -1,0 +1,1 @@
+"""What the store tells about itself."""

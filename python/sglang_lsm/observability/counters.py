@@ -1,0 +1,48 @@
+"""Counters of one store: counted where it happens, read all at once."""
+
+import threading
+from dataclasses import dataclass, fields
+
+
+@dataclass(slots=True)
+class StoreStats:
+    """Totals since the store was opened, and what it holds now."""
+
+    pages_probed: int = 0
+    pages_hit: int = 0
+    """Leading pages that probes found."""
+    pages_put: int = 0
+    """Pages written; those stored already are not counted."""
+    bytes_put: int = 0
+    pages_skipped: int = 0
+    """Pages put that were stored already."""
+    pages_got: int = 0
+    bytes_got: int = 0
+    pages_damaged: int = 0
+    """Pages whose checksum did not match; each became a miss."""
+    pages_evicted: int = 0
+    puts_failed: int = 0
+    """Calls of put_batch that raised."""
+    num_segments: int = 0
+    allocated_bytes: int = 0
+    quota_bytes: int = 0
+
+
+class Counters:
+    """Adds to a `StoreStats`. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals = StoreStats()
+
+    def add(self, **amounts: int) -> None:
+        """Add to the counters named."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self._totals, name, getattr(self._totals, name) + amount)
+
+    def snapshot(self) -> StoreStats:
+        """Return a copy, consistent in itself."""
+        with self._lock:
+            values = {f.name: getattr(self._totals, f.name) for f in fields(StoreStats)}
+        return StoreStats(**values)

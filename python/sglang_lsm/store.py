@@ -1,0 +1,438 @@
+"""The store: pages by radix path, on one directory of one local disk.
+
+Directory layout:
+
+    STORE        what this is, and its format version
+    LOCK         held by the one process that has the store open
+    index/       RocksDB: page keys to locations, and the fingerprints of all namespaces
+    log/         segments of the tensor log
+
+Invariants: a page handed out was verified against a checksum seeded with its key; an index entry is
+written only after its bytes; an entry whose segment is gone is a miss; the log holds no more than
+the quota. Losing any file costs pages, never a wrong page.
+"""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sglang_lsm import format, keycodec
+from sglang_lsm.config import StoreConfig
+from sglang_lsm.errors import (
+    ClosedError,
+    ConfigError,
+    CorruptionError,
+    StoreError,
+    UnavailableError,
+)
+from sglang_lsm.fs import FileSystem, LocalFileSystem
+from sglang_lsm.index.page_index import PageIndex
+from sglang_lsm.index.rocks import RocksIndex
+from sglang_lsm.observability.counters import Counters, StoreStats
+from sglang_lsm.pages import Fingerprint, Location, NamespaceId, PageBuffer, PagePath
+from sglang_lsm.services.periodic import Periodic
+from sglang_lsm.tensorlog.log import TensorLog
+from sglang_lsm.tensorlog.transfer import page_bytes
+
+logger = logging.getLogger(__name__)
+
+_FACTS, _LOCK, _INDEX, _LOG = "STORE", "LOCK", "index", "log"
+_META_COMPLETE = b"complete"
+_META_FINGERPRINT = b"fingerprint/"
+
+
+class Store:
+    """Keeps and finds KV pages by radix path. Thread-safe."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: StoreConfig,
+        *,
+        fs: FileSystem,
+        open_index: Callable[[Path], PageIndex],
+        clock_ms: Callable[[], int],
+    ) -> None:
+        """Open the parts; `Store.open` is the public way in."""
+        self.directory, self.config = directory, config
+        self._fs = fs
+        self._counters = Counters()
+        self._gate = _Gate()
+        self._lock_file = fs.lock(directory / _LOCK)
+        try:
+            _check_facts(fs, directory)
+            self._index = _open_index(directory / _INDEX, open_index)
+            self._log = TensorLog(
+                fs, directory / _LOG, config.log, admit=self._make_room, clock_ms=clock_ms
+            )
+            if self._index.get_meta(_META_COMPLETE) is None:
+                self._rebuild_index()
+        except BaseException:
+            self._lock_file.release()
+            raise
+        self._syncer: Periodic | None = None
+        if config.log.durability == "interval":
+            self._syncer = Periodic("kv-storage-sync", config.log.sync_interval_s, self.sync)
+
+    @classmethod
+    def open(cls, directory: Path, config: StoreConfig) -> "Store":
+        """Open or create the store in `directory`.
+
+        Raises:
+            ConfigError: another process has it open, or the directory holds something else.
+            FormatVersionError: written by a newer version; left untouched.
+            UnavailableError: the directory cannot be read or written.
+        """
+        fs = LocalFileSystem()
+        fs.make_dir(directory)
+        return cls(
+            directory,
+            config,
+            fs=fs,
+            open_index=lambda path: RocksIndex(path, config.index),
+            clock_ms=lambda: time.time_ns() // 1_000_000,
+        )
+
+    def register(self, fingerprint: Fingerprint) -> NamespaceId:
+        """Record a fingerprint in full and return the namespace of its pages. Idempotent.
+
+        Raises:
+            UnavailableError, ClosedError.
+        """
+        namespace = fingerprint.namespace
+        with self._gate.entered():
+            self._index.put_meta(_META_FINGERPRINT + namespace, fingerprint.to_json().encode())
+        return namespace
+
+    def fingerprints(self) -> dict[NamespaceId, str]:
+        """Return every fingerprint that was ever registered, as canonical JSON."""
+        with self._gate.entered():
+            return {
+                NamespaceId(key[len(_META_FINGERPRINT) :]): value.decode()
+                for key, value in self._index.scan_meta(_META_FINGERPRINT)
+            }
+
+    def probe(self, path: PagePath) -> int:
+        """Return how many leading pages of the call are stored, without reading a page.
+
+        Cost: one lookup for a path that is not stored, else one step of an iterator a page found.
+
+        Raises:
+            UnavailableError, ClosedError.
+        """
+        with self._gate.entered():
+            num_hits = len(self._locate(path, keycodec.encode(path)))
+        self._counters.add(pages_probed=path.num_pages, pages_hit=num_hits)
+        return num_hits
+
+    def put_batch(self, path: PagePath, pages: Sequence[PageBuffer]) -> None:
+        """Store the pages of one radix path, parents before children.
+
+        Readable on return; survives the death of the process; durable against power loss as
+        `LogConfig.durability` says. A page stored already is skipped, so repeating a call writes
+        nothing.
+
+        Args:
+            path: names the pages; `path.num_pages` of them.
+            pages: one buffer a page, borrowed until return.
+
+        Raises:
+            UnavailableError: no room or an I/O error; pages of the call may be missing.
+            ClosedError.
+        """
+        _check_counts(path, pages)
+        keys = keycodec.encode(path)
+        try:
+            with self._gate.entered():
+                missing = self._missing(path, keys)
+                if missing:
+                    self._append(path, keys, pages, missing)
+        except StoreError:
+            self._counters.add(puts_failed=1)
+            raise
+        self._counters.add(
+            pages_put=len(missing),
+            bytes_put=sum(page_bytes(pages[i]) for i in missing),
+            pages_skipped=len(keys) - len(missing),
+        )
+
+    def get_batch(self, path: PagePath, out: Sequence[PageBuffer]) -> int:
+        """Load the leading pages of the call that are stored; return how many.
+
+        Every page counted was verified. The content of the buffers behind the leading run is
+        undefined. A page of another size than its buffer ends the run.
+
+        Args:
+            path: names the pages.
+            out: one writable buffer a page, borrowed until return.
+
+        Raises:
+            UnavailableError: the index failed. (A page that cannot be read is a miss.)
+            ClosedError.
+        """
+        _check_counts(path, out)
+        keys = keycodec.encode(path)
+        with self._gate.entered():
+            locations = self._locate(path, keys)
+            num_fitting = next(
+                (i for i, at in enumerate(locations) if at.length != page_bytes(out[i])),
+                len(locations),
+            )
+            locations = locations[:num_fitting]
+            result = self._log.read(keys[:num_fitting], locations, out[:num_fitting])
+            if result.damaged:
+                self._forget(keys, locations, result.damaged)
+        num_pages = next((i for i, ok in enumerate(result.intact) if not ok), num_fitting)
+        self._counters.add(
+            pages_got=num_pages,
+            bytes_got=sum(at.length for at in locations[:num_pages]),
+            pages_damaged=len(result.damaged),
+        )
+        return num_pages
+
+    def delete_subtree(self, path: PagePath) -> int:
+        """Forget the last page of `path` and everything stored below it; return how many pages.
+
+        Cost: one range of the index for each group of the subtree. Their bytes are given back as
+        segments are evicted.
+
+        Raises:
+            UnavailableError, ClosedError.
+        """
+        last = PagePath(path.namespace, path.hashes, len(path.hashes) - 1)
+        num_deleted, prefixes = 0, keycodec.encode(last)
+        with self._gate.entered():
+            while prefixes:
+                prefix = prefixes.pop()
+                keys = [key for key, _ in self._index.scan(prefix, keycodec.range_end(prefix))]
+                prefixes += [keycodec.group_below(k) for k in keys if keycodec.extends_group(k)]
+                self._index.delete(keys)
+                num_deleted += len(keys)
+        return num_deleted
+
+    def clear(self, namespace: NamespaceId) -> None:
+        """Forget every page of a namespace. Their bytes are given back as segments are evicted.
+
+        Raises:
+            UnavailableError, ClosedError.
+        """
+        end = keycodec.range_end(namespace)
+        with self._gate.entered():
+            self._index.delete_range(namespace, end if end is not None else b"\xff" * 9)
+
+    def stats(self) -> StoreStats:
+        """Return totals and sizes. O(number of segments), touches no disk."""
+        stats = self._counters.snapshot()
+        stats.num_segments = len(self._log.segment_ids())
+        stats.allocated_bytes = self._log.allocated_bytes()
+        stats.quota_bytes = self.config.quota_bytes
+        return stats
+
+    def sync(self) -> None:
+        """Make every put so far durable against power loss.
+
+        Raises:
+            UnavailableError, ClosedError.
+        """
+        with self._gate.entered():
+            self._log.sync()
+            self._index.sync()
+
+    def close(self) -> None:
+        """Wait for calls under way, flush and close. Idempotent."""
+        if not self._gate.close():
+            return
+        if self._syncer is not None:
+            self._syncer.stop()
+        try:
+            self._log.close()
+            self._index.close()
+        finally:
+            self._lock_file.release()
+
+    def drop_cache(self) -> None:
+        """Sync, then ask that the page cache forget all pages; for benchmarks."""
+        with self._gate.entered():
+            self._log.drop_cache()
+
+    def _locate(self, path: PagePath, keys: Sequence[bytes]) -> list[Location]:
+        """Return the locations of the leading run that is stored and can still be read."""
+        locations = []
+        for i, value in enumerate(self._index.walk(keys)):
+            location = format.decode_index_value(value)
+            if not self._is_current(location, path, i):
+                break
+            locations.append(location)
+        return locations
+
+    def _is_current(self, location: Location, path: PagePath, i: int) -> bool:
+        tail = keycodec.hash_tail(path.hashes[path.start + i])
+        return location.hash_tail == tail and self._log.has(location.segment_id)
+
+    def _missing(self, path: PagePath, keys: Sequence[bytes]) -> list[int]:
+        """Return the indices of the pages of the call that have to be written."""
+        return [
+            i
+            for i, value in enumerate(self._index.get(keys))
+            if value is None or not self._is_current(format.decode_index_value(value), path, i)
+        ]
+
+    def _append(
+        self,
+        path: PagePath,
+        keys: Sequence[bytes],
+        pages: Sequence[PageBuffer],
+        missing: Sequence[int],
+    ) -> None:
+        new_keys = [keys[i] for i in missing]
+        locations = self._log.append(
+            new_keys,
+            [keycodec.hash_tail(path.hashes[path.start + i]) for i in missing],
+            [pages[i] for i in missing],
+        )
+        values = map(format.encode_index_value, locations)
+        self._index.put(list(zip(new_keys, values, strict=True)))
+        if self.config.log.durability == "batch":
+            self._index.sync()
+
+    def _forget(
+        self, keys: Sequence[bytes], locations: Sequence[Location], damaged: Sequence[int]
+    ) -> None:
+        """Drop the entries of damaged pages, unless they have been rewritten meanwhile."""
+        logger.warning("pages failed verification, now misses. num_pages=%d", len(damaged))
+        suspects = [keys[i] for i in damaged]
+        current = self._index.get(suspects)
+        seen = [format.encode_index_value(locations[i]) for i in damaged]
+        self._index.delete(
+            [key for key, now, was in zip(suspects, current, seen, strict=True) if now == was]
+        )
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Evict the oldest segments until `num_bytes` more fit the quota and the free-space floor.
+
+        Called by the log, under its tail lock, before it creates a segment.
+        """
+        quota, floor = self.config.quota_bytes, self.config.min_free_bytes
+        for segment_id in [*self._log.sealed_ids(), None]:
+            fits_quota = self._log.allocated_bytes() + num_bytes <= quota
+            if fits_quota and self._fs.free_bytes(self.directory) - num_bytes >= floor:
+                return
+            if segment_id is None:
+                raise UnavailableError("no room: the disk is at its free-space floor")
+            self._evict_segment(segment_id)
+
+    def _evict_segment(self, segment_id: int) -> None:
+        keys = [entry.key for batch in self._log.batches(segment_id) for entry in batch.entries]
+        # A key may have been rewritten into a younger segment: that entry stays.
+        stale = [
+            key
+            for key, value in zip(keys, self._index.get(keys), strict=True)
+            if value is not None and format.decode_index_value(value).segment_id == segment_id
+        ]
+        self._index.delete(stale)
+        self._log.drop(segment_id)
+        self._counters.add(pages_evicted=len(stale))
+
+    def _rebuild_index(self) -> None:
+        """Fill a new index from the batch headers of the log; later batches win."""
+        num_pages = 0
+        for segment_id in self._log.segment_ids():
+            for batch in self._log.batches(segment_id):
+                entries = [
+                    (entry.key, format.encode_index_value(location))
+                    for entry, location in zip(batch.entries, batch.locations(), strict=True)
+                ]
+                self._index.put(entries)
+                num_pages += len(entries)
+        self._index.put_meta(_META_COMPLETE, b"1")
+        if num_pages:
+            logger.warning("the index was rebuilt from the log. num_pages=%d", num_pages)
+
+
+class _Gate:
+    """Counts calls under way, so that closing can wait for them. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._num_inside = 0
+        self._closed = False
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Hold the store open inside the block; raises ClosedError once it is closing."""
+        with self._condition:
+            if self._closed:
+                raise ClosedError("the store is closed")
+            self._num_inside += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._num_inside -= 1
+                self._condition.notify_all()
+
+    def close(self) -> bool:
+        """Refuse new calls and wait for those inside; False if it was closed before."""
+        with self._condition:
+            if self._closed:
+                return False
+            self._closed = True
+            self._condition.wait_for(lambda: self._num_inside == 0)
+        return True
+
+
+def check_directory(directory: Path) -> None:
+    """Check that a store could be opened in `directory`, changing nothing that is in it.
+
+    Raises:
+        ConfigError: another process has it open, it holds something else, or cannot be written.
+        FormatVersionError: written by a newer version.
+    """
+    fs = LocalFileSystem()
+    try:
+        fs.make_dir(directory)
+        lock = fs.lock(directory / _LOCK)
+    except UnavailableError as error:
+        raise ConfigError(f"the store directory cannot be used: {error}") from error
+    try:
+        _read_facts(fs, directory)
+    finally:
+        lock.release()
+
+
+def _read_facts(fs: FileSystem, directory: Path) -> bool:
+    """Return whether `directory` holds a store already."""
+    content = fs.read(directory / _FACTS)
+    if content is not None:
+        format.decode_store_facts(content)
+        return True
+    foreign = [name for name in fs.list_dir(directory) if name != _LOCK]
+    if foreign:
+        raise ConfigError(
+            "the directory is not empty and holds no store; choose another, or empty it. "
+            f"path={directory} found={foreign[0]!r}"
+        )
+    return False
+
+
+def _check_facts(fs: FileSystem, directory: Path) -> None:
+    if not _read_facts(fs, directory):
+        fs.replace(directory / _FACTS, format.encode_store_facts({"kind": "sglang-lsm"}))
+
+
+def _open_index(path: Path, open_index: Callable[[Path], PageIndex]) -> PageIndex:
+    try:
+        return open_index(path)
+    except CorruptionError as error:
+        logger.warning("the index is damaged; it will be rebuilt from the log. reason=%s", error)
+        shutil.rmtree(path, ignore_errors=True)
+        return open_index(path)
+
+
+def _check_counts(path: PagePath, buffers: Sequence[PageBuffer]) -> None:
+    if len(buffers) != path.num_pages:
+        raise ValueError(f"one buffer a page. pages={path.num_pages} buffers={len(buffers)}")

@@ -1,0 +1,382 @@
+"""The tensor log: segments, where the next batch goes, and moving pages in and out.
+
+A batch is reserved under a short lock and written outside it. The header of a batch is written
+after its pages have been handed to the system, and the index learns of them last, so that no
+location exists before the bytes do.
+"""
+
+import logging
+import mmap
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import NamedTuple
+
+from sglang_lsm import format
+from sglang_lsm.config import LogConfig
+from sglang_lsm.errors import CorruptionError, FormatVersionError, UnavailableError
+from sglang_lsm.fs import FileSystem
+from sglang_lsm.pages import Location, PageBuffer
+from sglang_lsm.tensorlog.segment import Segment, parse_segment_name, segment_name
+from sglang_lsm.tensorlog.transfer import (
+    Transfer,
+    fits_direct_io,
+    gather_read,
+    gather_write,
+    page_bytes,
+    plan_transfers,
+)
+
+logger = logging.getLogger(__name__)
+
+# Room for the fixed part of a batch header, its checksum and the first page's whole key.
+_HEADER_BASE = format.BATCH_HEADER.size + format.CHECKSUM.size
+
+
+class Reservation(NamedTuple):
+    """A place for a batch: nobody else writes there."""
+
+    segment: Segment
+    offset: int
+    header_bytes: int
+    num_pages: int
+
+
+class ReadResult(NamedTuple):
+    """What became of the pages of one read, in the caller's order."""
+
+    intact: list[bool]
+    """True where the caller's buffer holds the page, verified."""
+    damaged: list[int]
+    """Indices of pages that were read and did not match their checksum."""
+
+
+class TensorLog:
+    """The segments of one store. Thread-safe; `close` must come last."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: Path,
+        config: LogConfig,
+        *,
+        admit: Callable[[int], None],
+        clock_ms: Callable[[], int],
+    ) -> None:
+        """Open the log.
+
+        Args:
+            admit: called before a segment is created, with its size; makes room or raises
+                UnavailableError. May call `drop`.
+            clock_ms: wall time, written into batch headers.
+        """
+        self._fs, self._directory, self._config = fs, directory, config
+        self._admit, self._clock_ms = admit, clock_ms
+        self._tail_lock = threading.Lock()
+        self._segments_lock = threading.Lock()
+        self._segments: dict[int, Segment] = {}
+        self._sealed_bytes: dict[int, int] = {}
+        self._tail: Segment | None = None
+        self._next_id = 1
+        self._read_direct = config.io_mode == "direct"
+        self._pool = ThreadPoolExecutor(config.reader_threads, thread_name_prefix="kv-storage-io")
+        fs.make_dir(directory)
+        self._open_segments()
+
+    def _open_segments(self) -> None:
+        for name in self._fs.list_dir(self._directory):
+            segment_id = parse_segment_name(name)
+            if segment_id is None:
+                logger.warning("a foreign file in the log, left alone. name=%s", name)
+                continue
+            self._next_id = max(self._next_id, segment_id + 1)
+            path = self._directory / name
+            try:
+                segment = Segment.open(self._fs, path, segment_id)
+            except FormatVersionError:
+                raise
+            except CorruptionError as error:
+                # Created but not written when the process died, or damaged: no page of it can be
+                # told from garbage, so its space is better given back.
+                logger.warning("an unreadable segment, deleted. name=%s reason=%s", name, error)
+                self._fs.unlink(path)
+                continue
+            self._segments[segment_id] = segment
+            self._sealed_bytes[segment_id] = segment.allocated_bytes()
+        if self._segments:
+            self._trim(self._segments[max(self._segments)])
+
+    def _trim(self, segment: Segment) -> None:
+        """Give back what the last segment had preallocated when its process ended."""
+        end = format.BLOCK_BYTES
+        for batch in segment.batches():
+            end = max(end, batch.end)
+        segment.end = end
+        segment.seal()
+        self._sealed_bytes[segment.segment_id] = segment.allocated_bytes()
+
+    def has(self, segment_id: int) -> bool:
+        """Return whether a segment exists: a location in any other is stale."""
+        return segment_id in self._segments
+
+    def segment_ids(self) -> list[int]:
+        """Return the ids of all segments, oldest first."""
+        with self._segments_lock:
+            return sorted(self._segments)
+
+    def sealed_ids(self) -> list[int]:
+        """Return the ids of the segments that take no more pages, oldest first."""
+        tail = self._tail
+        return [i for i in self.segment_ids() if tail is None or i != tail.segment_id]
+
+    def allocated_bytes(self) -> int:
+        """Return the bytes of disk the log holds, preallocation included."""
+        with self._segments_lock:
+            return sum(self._sealed_bytes.values())
+
+    def batches(self, segment_id: int) -> list[format.Batch]:
+        """Return the intact batch headers of a segment, oldest first; empty if it is gone."""
+        with self._segments_lock:
+            segment = self._segments.get(segment_id)
+        if segment is None:
+            return []
+        with segment.in_use() as alive:
+            return list(segment.batches()) if alive else []
+
+    def append(
+        self, keys: Sequence[bytes], hash_tails: Sequence[bytes], pages: Sequence[PageBuffer]
+    ) -> list[Location]:
+        """Write pages behind the newest; return where each lies.
+
+        Raises:
+            UnavailableError: no room, an I/O error, or a page larger than a segment. Pages written
+                before the failure are dead bytes: nothing refers to them.
+        """
+        locations: list[Location] = []
+        lengths = [page_bytes(page) for page in pages]
+        while len(locations) < len(keys):
+            at = len(locations)
+            place = self._reserve(keys[at:], lengths[at:])
+            part = slice(at, at + place.num_pages)
+            with place.segment.in_use():
+                locations += self._write(place, keys[part], hash_tails[part], pages[part])
+        return locations
+
+    def read(
+        self, keys: Sequence[bytes], locations: Sequence[Location], out: Sequence[PageBuffer]
+    ) -> ReadResult:
+        """Read pages into the caller's memory and verify them.
+
+        Never raises for what is on the disk: a page that cannot be read is not intact. The content
+        of `out` is undefined where a page is not intact.
+        """
+        intact = [False] * len(keys)
+        damaged: list[int] = []
+        transfers = plan_transfers(locations, io_bytes=self._config.io_bytes)
+
+        def run(transfer: Transfer) -> None:
+            num_read = self._read_transfer(transfer, out)
+            if num_read is None:
+                return
+            num_bytes = 0
+            for i in transfer.indices:
+                num_bytes += format.padded(locations[i].length)
+                intact[i] = (
+                    num_bytes <= num_read
+                    and format.page_checksum(keys[i], out[i]) == locations[i].checksum
+                )
+                if not intact[i]:
+                    damaged.append(i)
+
+        self._run_all([lambda t=t: run(t) for t in transfers])  # type: ignore[misc]
+        return ReadResult(intact, damaged)
+
+    def sync(self) -> None:
+        """Make every page written so far durable."""
+        tail = self._tail
+        if tail is not None:
+            with tail.in_use() as alive:
+                if alive:
+                    tail.sync()
+        self._fs.sync_dir(self._directory)
+
+    def drop(self, segment_id: int) -> None:
+        """Delete a segment that is not the tail; its pages become misses at once."""
+        with self._segments_lock:
+            segment = self._segments.pop(segment_id, None)
+            self._sealed_bytes.pop(segment_id, None)
+        if segment is not None:
+            segment.retire(unlink=True)
+
+    def drop_cache(self) -> None:
+        """Ask that the page cache forget the log; for benchmarks."""
+        for segment_id in self.segment_ids():
+            segment = self._segments[segment_id]
+            segment.sync()
+            segment.drop_cache()
+
+    def close(self) -> None:
+        """Seal the tail and close every file; no other call may follow or be under way."""
+        self._pool.shutdown(wait=True)
+        with self._tail_lock:
+            if self._tail is not None:
+                self._seal_tail()
+        for segment in self._segments.values():
+            segment.retire(unlink=False)
+
+    def _reserve(self, keys: Sequence[bytes], lengths: Sequence[int]) -> Reservation:
+        with self._tail_lock:
+            if self._tail is not None:
+                place = self._reserve_in_tail(self._tail, keys, lengths)
+                if place is not None:
+                    return place
+                self._seal_tail()
+            tail = self._new_tail()
+            place = self._reserve_in_tail(tail, keys, lengths)
+            if place is None:
+                raise UnavailableError(
+                    f"a page does not fit into a segment. page_bytes={lengths[0]} "
+                    f"segment_bytes={self._config.segment_bytes}"
+                )
+            return place
+
+    def _reserve_in_tail(
+        self, tail: Segment, keys: Sequence[bytes], lengths: Sequence[int]
+    ) -> Reservation | None:
+        room = self._config.segment_bytes - tail.end
+        num_pages = _num_fitting(keys, lengths, room)
+        if num_pages == 0:
+            return None
+        header_bytes = format.batch_header_bytes(keys[:num_pages])
+        offset = tail.end
+        tail.end += header_bytes + sum(map(format.padded, lengths[:num_pages]))
+        return Reservation(tail, offset, header_bytes, num_pages)
+
+    def _new_tail(self) -> Segment:
+        size = self._config.segment_bytes
+        self._admit(size)
+        segment_id = self._next_id
+        path = self._directory / segment_name(segment_id)
+        tail = Segment.create(self._fs, path, segment_id, size)
+        self._next_id += 1
+        with self._segments_lock:
+            self._segments[segment_id] = tail
+            self._sealed_bytes[segment_id] = size
+        self._tail = tail
+        return tail
+
+    def _seal_tail(self) -> None:
+        tail = self._tail
+        assert tail is not None
+        self._tail = None
+        tail.seal()
+        with self._segments_lock:
+            self._sealed_bytes[tail.segment_id] = tail.allocated_bytes()
+
+    def _write(
+        self,
+        place: Reservation,
+        keys: Sequence[bytes],
+        hash_tails: Sequence[bytes],
+        pages: Sequence[PageBuffer],
+    ) -> list[Location]:
+        segment_id, offset = place.segment.segment_id, place.offset + place.header_bytes
+        unsealed: list[Location] = []
+        for page, tail in zip(pages, hash_tails, strict=True):
+            length = page_bytes(page)
+            unsealed.append(Location(segment_id, offset, length, 0, tail))
+            offset += format.padded(length)
+        direct = self._config.io_mode != "buffered" and fits_direct_io(pages)
+        # The page cache takes bytes at the speed of memory, and one file has one lock for that:
+        # only direct writes gain from several calls under way.
+        io_bytes = self._config.io_bytes if direct else self._config.segment_bytes
+        transfers = plan_transfers(unsealed, io_bytes=io_bytes)
+        writes = [
+            self._pool.submit(
+                place.segment.write,
+                gather_write(pages[i] for i in transfer.indices),
+                transfer.offset,
+                direct=direct,
+            )
+            for transfer in (transfers if len(transfers) > 1 else ())
+        ]
+        # With several calls under way, checksums are computed while the device is busy.
+        batch = self._describe(place, keys, hash_tails, pages)
+        _raise_first(writes)
+        parts: list[memoryview | bytes] = [_aligned(format.encode_batch_header(batch))]
+        if not writes:
+            parts += gather_write(pages)
+        place.segment.write(parts, place.offset, direct=direct)
+        if self._config.durability == "batch":
+            place.segment.sync()
+        return batch.locations()
+
+    def _describe(
+        self,
+        place: Reservation,
+        keys: Sequence[bytes],
+        hash_tails: Sequence[bytes],
+        pages: Sequence[PageBuffer],
+    ) -> format.Batch:
+        entries = tuple(
+            format.BatchEntry(key, page_bytes(page), format.page_checksum(key, page), tail)
+            for key, page, tail in zip(keys, pages, hash_tails, strict=True)
+        )
+        return format.Batch(
+            place.segment.segment_id, place.offset, self._clock_ms(), place.header_bytes, entries
+        )
+
+    def _read_transfer(self, transfer: Transfer, out: Sequence[PageBuffer]) -> int | None:
+        """Return the bytes read, or None when the disk gave no answer."""
+        segment = self._segments.get(transfer.segment_id)
+        if segment is None:
+            return None
+        pages = [out[i] for i in transfer.indices]
+        direct = self._read_direct and fits_direct_io(pages)
+        scratch = memoryview(bytearray(format.BLOCK_BYTES))
+        with segment.in_use() as alive:
+            if not alive:
+                return None
+            try:
+                return segment.read(
+                    gather_read(pages, scratch=scratch), transfer.offset, direct=direct
+                )
+            except UnavailableError as error:
+                logger.warning("cannot read pages, counted as misses. reason=%s", error)
+                return None
+
+    def _run_all(self, jobs: Sequence[Callable[[], None]]) -> None:
+        """Run jobs on the pool, the last one here, and wait for all."""
+        others = [self._pool.submit(job) for job in jobs[:-1]]
+        if jobs:
+            jobs[-1]()
+        _raise_first(others)
+
+
+def _num_fitting(keys: Sequence[bytes], lengths: Sequence[int], room: int) -> int:
+    """Return how many leading pages fit into `room` as one batch, header included."""
+    num_header, num_body, before = _HEADER_BASE, 0, b""
+    for i, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+        num_header += format.ENTRY.size + len(key)
+        if before and key.startswith(before):
+            num_header -= len(before)
+        before = key
+        num_body += format.padded(length)
+        if format.padded(num_header) + num_body > room:
+            return i
+    return len(keys)
+
+
+def _aligned(content: bytes) -> memoryview:
+    """Copy `content` to memory that O_DIRECT accepts; its length is whole blocks already."""
+    memory = mmap.mmap(-1, len(content))
+    memory[:] = content
+    return memoryview(memory)
+
+
+def _raise_first(futures: Sequence[Future[None]]) -> None:
+    """Wait for all, since the memory is the caller's again afterwards; then raise what failed."""
+    wait(futures)
+    for future in futures:
+        future.result()

@@ -1,0 +1,192 @@
+"""One file of the tensor log.
+
+Written front to back, preallocated, read from anywhere. Two descriptors serve it: a buffered one,
+and an O_DIRECT one opened at first use. A segment that is unlinked while it is being read stays
+open until the last reader is done, so that its descriptor cannot come to mean another file.
+"""
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sglang_lsm import format
+from sglang_lsm.errors import CorruptionError, FormatVersionError
+from sglang_lsm.fs import File, FileSystem
+
+_NAME = re.compile(r"([0-9a-f]{8})\.seg")
+_SCAN_BYTES = 1 << 20
+
+
+def segment_name(segment_id: int) -> str:
+    """Return the file name of a segment."""
+    return f"{segment_id:08x}.seg"
+
+
+def parse_segment_name(name: str) -> int | None:
+    """Return the id in a segment's file name, or None for any other file."""
+    match = _NAME.fullmatch(name)
+    return int(match[1], 16) if match else None
+
+
+class Segment:
+    """An open segment. Thread-safe."""
+
+    def __init__(self, fs: FileSystem, path: Path, segment_id: int, buffered: File) -> None:
+        self.segment_id = segment_id
+        self.end = format.BLOCK_BYTES
+        """Offset behind the last byte handed out; owned by the log's tail lock."""
+        self._fs, self._path = fs, path
+        self._buffered = buffered
+        self._direct: File | None = None
+        self._lock = threading.Lock()
+        self._num_users = 0
+        self._retired = False
+
+    @classmethod
+    def create(cls, fs: FileSystem, path: Path, segment_id: int, num_bytes: int) -> "Segment":
+        """Create and preallocate a segment; leaves nothing behind when there is no room.
+
+        Raises:
+            UnavailableError: no space, or the directory is gone.
+        """
+        file = fs.open(path, create=True)
+        try:
+            file.allocate(num_bytes)
+            file.pwritev([format.encode_segment_header(segment_id)], 0)
+        except OSError:
+            file.close()
+            fs.unlink(path)
+            raise
+        return cls(fs, path, segment_id, file)
+
+    @classmethod
+    def open(cls, fs: FileSystem, path: Path, segment_id: int) -> "Segment":
+        """Open a segment written earlier.
+
+        Raises:
+            CorruptionError: the header is damaged or names another segment.
+            FormatVersionError: written by a newer format.
+        """
+        file = fs.open(path)
+        block = bytearray(format.BLOCK_BYTES)
+        try:
+            file.preadv([memoryview(block)], 0)
+            if format.decode_segment_header(bytes(block)) != segment_id:
+                raise CorruptionError(f"a segment under a foreign name. path={path}")
+        except (CorruptionError, OSError):
+            file.close()
+            raise
+        segment = cls(fs, path, segment_id, file)
+        segment.end = file.size_bytes()
+        return segment
+
+    @contextmanager
+    def in_use(self) -> Iterator[bool]:
+        """Hold the descriptors open inside the block; False if the segment is gone already."""
+        with self._lock:
+            alive = not self._retired
+            self._num_users += alive
+        try:
+            yield alive
+        finally:
+            if alive:
+                with self._lock:
+                    self._num_users -= 1
+                self._close_if_idle()
+
+    def write(self, buffers: Sequence[memoryview | bytes], offset: int, *, direct: bool) -> None:
+        """Write `buffers` at `offset`; `direct` needs 4096-aligned memory and lengths."""
+        self._file(direct=direct).pwritev(buffers, offset)
+
+    def read(self, buffers: Sequence[memoryview], offset: int, *, direct: bool) -> int:
+        """Fill `buffers` from `offset`; return the bytes read."""
+        return self._file(direct=direct).preadv(buffers, offset)
+
+    def sync(self) -> None:
+        """Make the content durable."""
+        self._buffered.sync()
+
+    def seal(self) -> None:
+        """Give back what was preallocated and not used; nothing is appended after this."""
+        self._buffered.truncate(self.end)
+
+    def allocated_bytes(self) -> int:
+        """Bytes of disk the segment holds."""
+        return self._buffered.allocated_bytes()
+
+    def drop_cache(self) -> None:
+        """Ask that the page cache forget this segment."""
+        self._buffered.drop_cache()
+
+    def batches(self) -> Iterator[format.Batch]:
+        """Yield every intact batch header, in order of offset.
+
+        Where no header stands (a batch that was never finished, a hole), the search goes on block
+        by block: what comes behind it is not lost.
+        """
+        offset, end = format.BLOCK_BYTES, self._buffered.size_bytes()
+        while offset < end:
+            batch = self._batch_at(offset)
+            if batch is not None:
+                yield batch
+                offset = batch.end
+            else:
+                offset = self._next_candidate(offset + format.BLOCK_BYTES, end)
+
+    def retire(self, *, unlink: bool) -> None:
+        """Close as soon as no reader is left; `unlink` deletes the file at once."""
+        with self._lock:
+            self._retired = True
+        if unlink:
+            self._fs.unlink(self._path)
+        self._close_if_idle()
+
+    def _batch_at(self, offset: int) -> format.Batch | None:
+        block = bytearray(format.BLOCK_BYTES)
+        num_read = self._buffered.preadv([memoryview(block)], offset)
+        header_bytes = format.peek_batch_header_bytes(
+            bytes(block[:num_read]), segment_id=self.segment_id, offset=offset
+        )
+        if header_bytes is None:
+            return None
+        header = bytearray(header_bytes)
+        if self._buffered.preadv([memoryview(header)], offset) < header_bytes:
+            return None
+        try:
+            return format.decode_batch_header(bytes(header))
+        except FormatVersionError:
+            raise
+        except CorruptionError:
+            return None
+
+    def _next_candidate(self, offset: int, end: int) -> int:
+        """Return the offset of the next block that starts like a batch header, or `end`."""
+        window = bytearray(_SCAN_BYTES)
+        while offset < end:
+            num_read = self._buffered.preadv([memoryview(window)], offset)
+            for at in range(0, num_read, format.BLOCK_BYTES):
+                if window.startswith(format.BATCH_MAGIC, at):
+                    return offset + at
+            offset += max(num_read, format.BLOCK_BYTES)
+        return end
+
+    def _file(self, *, direct: bool) -> File:
+        if not direct:
+            return self._buffered
+        with self._lock:
+            if self._direct is None:
+                self._direct = self._fs.open(self._path, direct=True)
+            return self._direct
+
+    def _close_if_idle(self) -> None:
+        with self._lock:
+            if not self._retired or self._num_users:
+                return
+            files = [file for file in (self._buffered, self._direct) if file is not None]
+            self._direct = None
+            # Only the last user gets here, and only once: nobody can enter a retired segment.
+            self._num_users = -1
+        for file in files:
+            file.close()
