@@ -37,6 +37,8 @@ INDEX_VALUE = struct.Struct("<IIIHQ8s")
 """segment_id, offset in blocks, length, flags, checksum, hash_tail."""
 CHECKSUM = struct.Struct("<Q")
 
+_HASH_TAIL_BYTES = 8
+
 assert SEGMENT_HEADER.size == 16
 assert BATCH_HEADER.size == 40
 assert ENTRY.size == 26
@@ -133,6 +135,11 @@ def decode_index_value(value: bytes) -> Location:
         raise CorruptionError(f"index value of a wrong size. bytes={len(value)}")
     segment_id, block, length, flags, checksum, hash_tail = INDEX_VALUE.unpack(value)
     return Location(segment_id, block * BLOCK_BYTES, length, checksum, hash_tail, flags)
+
+
+def index_value_owner(value: bytes) -> tuple[int, bytes]:
+    """Return the segment id and hash tail of an index value: what tells whether it still holds."""
+    return int.from_bytes(value[:4], "little"), value[-_HASH_TAIL_BYTES:]
 
 
 def encode_segment_header(segment_id: int) -> bytes:

@@ -12,6 +12,7 @@ below 528 bytes however long the path is.
 A digest collision cannot mislead: the index value carries 8 more bytes of the chained hash.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from sglang_lsm.pages import NAMESPACE_BYTES, NamespaceId, PageHash, PagePath
@@ -31,22 +32,20 @@ class KeyParts(NamedTuple):
     digests: tuple[bytes, ...]
 
 
-def encode(path: PagePath) -> list[bytes]:
-    """Return the keys of `path.hashes[path.start:]`, parents first.
+def encode(path: PagePath) -> Iterator[bytes]:
+    """Yield the keys of `path.hashes[path.start:]`, parents first.
 
-    Cost: grows with the pages asked for plus at most one group before them.
+    Cost: grows with the keys taken, plus at most one group before them.
     """
-    keys: list[bytes] = []
     hashes, end = path.hashes, len(path.hashes)
-    first_group = path.start - path.start % GROUP_PAGES
-    for group in range(first_group, end, GROUP_PAGES):
-        anchor = hashes[group - 1][:DIGEST_BYTES] if group else ROOT_ANCHOR
+    group = path.start - path.start % GROUP_PAGES
+    for start in range(group, end, GROUP_PAGES):
+        anchor = hashes[start - 1][:DIGEST_BYTES] if start else ROOT_ANCHOR
         key = path.namespace + anchor
-        for i in range(group, min(group + GROUP_PAGES, end)):
+        for i in range(start, min(start + GROUP_PAGES, end)):
             key += hashes[i][:DIGEST_BYTES]
             if i >= path.start:
-                keys.append(key)
-    return keys
+                yield key
 
 
 def decode(key: bytes) -> KeyParts:

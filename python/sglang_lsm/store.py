@@ -125,7 +125,7 @@ class Store:
             UnavailableError, ClosedError.
         """
         with self._gate.entered():
-            num_hits = len(self._locate(path, keycodec.encode(path)))
+            num_hits = self._num_current(path, self._index.walk(keycodec.encode(path)))
         self._counters.add(pages_probed=path.num_pages, pages_hit=num_hits)
         return num_hits
 
@@ -145,7 +145,7 @@ class Store:
             ClosedError.
         """
         _check_counts(path, pages)
-        keys = keycodec.encode(path)
+        keys = list(keycodec.encode(path))
         try:
             with self._gate.entered():
                 missing = self._missing(path, keys)
@@ -175,9 +175,13 @@ class Store:
             ClosedError.
         """
         _check_counts(path, out)
-        keys = keycodec.encode(path)
+        keys = list(keycodec.encode(path))
         with self._gate.entered():
-            locations = self._locate(path, keys)
+            values = self._index.walk(keys)
+            locations = [
+                format.decode_index_value(value)
+                for value in values[: self._num_current(path, values)]
+            ]
             num_fitting = next(
                 (i for i, at in enumerate(locations) if at.length != page_bytes(out[i])),
                 len(locations),
@@ -204,7 +208,7 @@ class Store:
             UnavailableError, ClosedError.
         """
         last = PagePath(path.namespace, path.hashes, len(path.hashes) - 1)
-        num_deleted, prefixes = 0, keycodec.encode(last)
+        num_deleted, prefixes = 0, list(keycodec.encode(last))
         with self._gate.entered():
             while prefixes:
                 prefix = prefixes.pop()
@@ -259,27 +263,30 @@ class Store:
         with self._gate.entered():
             self._log.drop_cache()
 
-    def _locate(self, path: PagePath, keys: Sequence[bytes]) -> list[Location]:
-        """Return the locations of the leading run that is stored and can still be read."""
-        locations = []
-        for i, value in enumerate(self._index.walk(keys)):
-            location = format.decode_index_value(value)
-            if not self._is_current(location, path, i):
-                break
-            locations.append(location)
-        return locations
-
-    def _is_current(self, location: Location, path: PagePath, i: int) -> bool:
-        tail = keycodec.hash_tail(path.hashes[path.start + i])
-        return location.hash_tail == tail and self._log.has(location.segment_id)
+    def _num_current(self, path: PagePath, values: Sequence[bytes]) -> int:
+        """Return how many leading index values belong to the pages of `path` and can be read."""
+        last_segment = -1
+        for i, value in enumerate(values):
+            segment_id, tail = format.index_value_owner(value)
+            if tail != keycodec.hash_tail(path.hashes[path.start + i]):
+                return i
+            # Neighbours lie in one segment, so the log is rarely asked.
+            if segment_id != last_segment and not self._log.has(segment_id):
+                return i
+            last_segment = segment_id
+        return len(values)
 
     def _missing(self, path: PagePath, keys: Sequence[bytes]) -> list[int]:
         """Return the indices of the pages of the call that have to be written."""
-        return [
-            i
-            for i, value in enumerate(self._index.get(keys))
-            if value is None or not self._is_current(format.decode_index_value(value), path, i)
-        ]
+        missing = []
+        for i, value in enumerate(self._index.get(keys)):
+            if value is not None:
+                segment_id, tail = format.index_value_owner(value)
+                is_ours = tail == keycodec.hash_tail(path.hashes[path.start + i])
+                if is_ours and self._log.has(segment_id):
+                    continue
+            missing.append(i)
+        return missing
 
     def _append(
         self,

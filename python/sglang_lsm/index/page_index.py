@@ -1,6 +1,6 @@
 """The seam between the store and its index: ordered keys to small values."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 
@@ -11,8 +11,8 @@ class PageIndex(Protocol):
     it finds itself damaged.
     """
 
-    def walk(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Return the values of the leading run of `keys` that is stored."""
+    def walk(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Return the values of the leading run of `keys` that is stored; take no more keys."""
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key."""
