@@ -72,7 +72,9 @@ class FileSystem(Protocol):
     def list_dir(self, path: Path) -> list[str]:
         """Return the names in a directory, sorted."""
 
-    def open(self, path: Path, *, create: bool = False, direct: bool = False) -> File:
+    def open(
+        self, path: Path, *, create: bool = False, direct: bool = False, read_only: bool = False
+    ) -> File:
         """Open for reading and writing. `create` fails if the file exists; `direct` is O_DIRECT."""
 
     def unlink(self, path: Path) -> None:
@@ -238,9 +240,12 @@ class LocalFileSystem:
         with _unavailable("cannot list", path):
             return sorted(entry.name for entry in path.iterdir())
 
-    def open(self, path: Path, *, create: bool = False, direct: bool = False) -> LocalFile:
+    def open(
+        self, path: Path, *, create: bool = False, direct: bool = False, read_only: bool = False
+    ) -> LocalFile:
         """Open for reading and writing. `create` fails if the file exists; `direct` is O_DIRECT."""
-        flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0)
+        flags = os.O_RDONLY if read_only else os.O_RDWR
+        flags |= os.O_CREAT | os.O_EXCL if create else 0
         return LocalFile(path, flags | (os.O_DIRECT if direct else 0))
 
     def unlink(self, path: Path) -> None:

@@ -40,9 +40,10 @@ from sglang_lsm.tensorlog.transfer import page_bytes
 
 logger = logging.getLogger(__name__)
 
-_FACTS, _LOCK, _INDEX, _LOG = "STORE", "LOCK", "index", "log"
+FACTS_NAME, INDEX_NAME, LOG_NAME = "STORE", "index", "log"
+_LOCK_NAME = "LOCK"
 _META_COMPLETE = b"complete"
-_META_FINGERPRINT = b"fingerprint/"
+META_FINGERPRINT = b"fingerprint/"
 
 
 class Store:
@@ -62,12 +63,12 @@ class Store:
         self._fs = fs
         self._counters = Counters()
         self._gate = _Gate()
-        self._lock_file = fs.lock(directory / _LOCK)
+        self._lock_file = fs.lock(directory / _LOCK_NAME)
         try:
             _check_facts(fs, directory)
-            self._index = _open_index(directory / _INDEX, open_index)
+            self._index = _open_index(directory / INDEX_NAME, open_index)
             self._log = TensorLog(
-                fs, directory / _LOG, config.log, admit=self._make_room, clock_ms=clock_ms
+                fs, directory / LOG_NAME, config.log, admit=self._make_room, clock_ms=clock_ms
             )
             if self._index.get_meta(_META_COMPLETE) is None:
                 self._rebuild_index()
@@ -105,15 +106,15 @@ class Store:
         """
         namespace = fingerprint.namespace
         with self._gate.entered():
-            self._index.put_meta(_META_FINGERPRINT + namespace, fingerprint.to_json().encode())
+            self._index.put_meta(META_FINGERPRINT + namespace, fingerprint.to_json().encode())
         return namespace
 
     def fingerprints(self) -> dict[NamespaceId, str]:
         """Return every fingerprint that was ever registered, as canonical JSON."""
         with self._gate.entered():
             return {
-                NamespaceId(key[len(_META_FINGERPRINT) :]): value.decode()
-                for key, value in self._index.scan_meta(_META_FINGERPRINT)
+                NamespaceId(key[len(META_FINGERPRINT) :]): value.decode()
+                for key, value in self._index.scan_meta(META_FINGERPRINT)
             }
 
     def probe(self, path: PagePath) -> int:
@@ -402,7 +403,7 @@ def check_directory(directory: Path) -> None:
     fs = LocalFileSystem()
     try:
         fs.make_dir(directory)
-        lock = fs.lock(directory / _LOCK)
+        lock = fs.lock(directory / _LOCK_NAME)
     except UnavailableError as error:
         raise ConfigError(f"the store directory cannot be used: {error}") from error
     try:
@@ -413,11 +414,11 @@ def check_directory(directory: Path) -> None:
 
 def _read_facts(fs: FileSystem, directory: Path) -> bool:
     """Return whether `directory` holds a store already."""
-    content = fs.read(directory / _FACTS)
+    content = fs.read(directory / FACTS_NAME)
     if content is not None:
         format.decode_store_facts(content)
         return True
-    foreign = [name for name in fs.list_dir(directory) if name != _LOCK]
+    foreign = [name for name in fs.list_dir(directory) if name != _LOCK_NAME]
     if foreign:
         raise ConfigError(
             "the directory is not empty and holds no store; choose another, or empty it. "
@@ -428,7 +429,7 @@ def _read_facts(fs: FileSystem, directory: Path) -> bool:
 
 def _check_facts(fs: FileSystem, directory: Path) -> None:
     if not _read_facts(fs, directory):
-        fs.replace(directory / _FACTS, format.encode_store_facts({"kind": "sglang-lsm"}))
+        fs.replace(directory / FACTS_NAME, format.encode_store_facts({"kind": "sglang-lsm"}))
 
 
 def _open_index(path: Path, open_index: Callable[[Path], PageIndex]) -> PageIndex:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rocksdict import (
+    AccessType,
     BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
@@ -19,7 +20,6 @@ from rocksdict import (
     Rdict,
     ReadOptions,
     WriteBatch,
-    WriteOptions,
 )
 
 from sglang_lsm.config import IndexConfig
@@ -34,6 +34,7 @@ _RESTART_INTERVAL = 32
 _INDEX_RESTART_INTERVAL = 16
 _PARTITION_BYTES = 4 << 10
 _MAX_OPEN_FILES = 512
+_READ_ONLY_CACHE_BYTES = 32 << 20
 
 
 class RocksIndex:
@@ -45,8 +46,27 @@ class RocksIndex:
         with _typed_errors("open"):
             self._db = Rdict(str(path), options, {META_FAMILY: Options(raw_mode=True)})
             self._meta = self._db.get_column_family(META_FAMILY)
-        self._synced = WriteOptions()
-        self._synced.sync = True
+
+    @classmethod
+    def open_read_only(cls, path: Path) -> "RocksIndex":
+        """Open what is on the disk now, beside the process that writes it; a snapshot.
+
+        Raises:
+            UnavailableError: there is no index, or it cannot be read.
+        """
+        index = cls.__new__(cls)
+        index._cache = Cache(_READ_ONLY_CACHE_BYTES)
+        options = _options(IndexConfig(), index._cache)
+        options.create_if_missing(False)
+        with _typed_errors("open"):
+            index._db = Rdict(
+                str(path),
+                options,
+                {META_FAMILY: Options(raw_mode=True)},
+                access_type=AccessType.read_only(),
+            )
+            index._meta = index._db.get_column_family(META_FAMILY)
+        return index
 
     def walk(self, keys: Iterable[bytes]) -> list[bytes]:
         """Return the values of the leading run of `keys` that is stored.

@@ -62,14 +62,16 @@ class Segment:
         return cls(fs, path, segment_id, file)
 
     @classmethod
-    def open(cls, fs: FileSystem, path: Path, segment_id: int) -> "Segment":
+    def open(
+        cls, fs: FileSystem, path: Path, segment_id: int, *, read_only: bool = False
+    ) -> "Segment":
         """Open a segment written earlier.
 
         Raises:
             CorruptionError: the header is damaged or names another segment.
             FormatVersionError: written by a newer format.
         """
-        file = fs.open(path)
+        file = fs.open(path, read_only=read_only)
         block = bytearray(format.BLOCK_BYTES)
         try:
             file.preadv([memoryview(block)], 0)

@@ -1,0 +1,1 @@
+"""The `sglang-lsm` command; the only place that prints."""

@@ -1,0 +1,90 @@
+"""The `sglang-lsm` command: parses, calls, prints; exits 0 fine, 1 found a problem, 2 misuse."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sglang_lsm import __version__
+from sglang_lsm.errors import ConfigError, StoreError
+from sglang_lsm.survey import StoreSurvey, Verification, find_stores, survey, verify
+
+_FOUND_A_PROBLEM, _MISUSE = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        stores = find_stores(options.directory)
+        if options.command == "stats":
+            _print_stats([survey(store) for store in stores], as_json=options.json)
+            return 0
+        reports = {str(store): verify(store) for store in stores}
+        _print_verification(reports, as_json=options.json)
+        return _FOUND_A_PROBLEM if any(report.damaged for report in reports.values()) else 0
+    except ConfigError as error:
+        print(f"sglang-lsm: {error}", file=sys.stderr)
+        return _MISUSE
+    except StoreError as error:
+        print(f"sglang-lsm: {error}", file=sys.stderr)
+        return _FOUND_A_PROBLEM
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sglang-lsm", description="Look into the disk tier of SGLang's prefix cache."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("stats", "what a store holds; also while a server uses it"),
+        ("verify", "read every page back and check it; exit code 1 if one is damaged"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("directory", type=Path, help="as given to --kv-storage-path")
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _print_stats(surveys: Sequence[StoreSurvey], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(found) for found in surveys], default=str, indent=2))
+        return
+    for found in surveys:
+        print(f"{found.directory}")
+        print(f"  {found.num_segments} segments, {_size(found.allocated_bytes)} on disk")
+        for name, entry in found.namespaces.items():
+            facts = json.loads(entry.fingerprint) if entry.fingerprint else {}
+            shape = " ".join(
+                f"{key}={facts[key]}"
+                for key in ("model", "kv_dtype", "layout", "page_size", "num_layers", "pool")
+                if key in facts
+            )
+            print(
+                f"  namespace {name}: {entry.num_pages} pages, {_size(entry.num_bytes)}, "
+                f"{entry.num_roots} beginnings\n    {shape}"
+            )
+
+
+def _print_verification(reports: dict[str, Verification], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({store: asdict(report) for store, report in reports.items()}, indent=2))
+        return
+    for store, report in reports.items():
+        print(f"{store}\n  {report.num_pages} pages, {_size(report.num_bytes)} read")
+        for line in report.damaged:
+            print(f"  damaged: {line}")
+        print(f"  {len(report.damaged)} damaged")
+
+
+def _size(num_bytes: int) -> str:
+    if num_bytes < 10**6:
+        return f"{num_bytes / 10**3:.1f} kB"
+    return f"{num_bytes / 10**6:.1f} MB" if num_bytes < 10**9 else f"{num_bytes / 10**9:.2f} GB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
