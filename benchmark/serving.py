@@ -23,6 +23,7 @@ from types import TracebackType
 
 import psutil
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 READY_TIMEOUT_S = 300.0
 REQUEST_TIMEOUT_S = 600.0
@@ -233,6 +234,33 @@ class Server:
         """Fetch a page, like `/metrics`. Raises ServerError if it is not a success."""
         return self._request("GET", path)
 
+    def metric(self, name: str) -> float:
+        """Return the sum of a Prometheus metric's samples over all labels; 0 if there is none yet.
+
+        Raises:
+            ServerError: the server is gone.
+        """
+        families = text_string_to_metric_families(self.get("/metrics").text)
+        samples = (sample for family in families for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == name)
+
+    def wait_backed_up(self, num_tokens: int, *, timeout_s: float = 60.0) -> None:
+        """Wait until the disk tier has taken `num_tokens` tokens since the server's start.
+
+        Pages are written behind the answer, so a test that flushes at once would race with them.
+
+        Raises:
+            ServerError: fewer had been taken after `timeout_s`, or the server is gone.
+        """
+        deadline_s = time.perf_counter() + timeout_s
+        while (taken := self.metric("sglang:backuped_tokens_total")) < num_tokens:
+            if time.perf_counter() > deadline_s:
+                raise ServerError(
+                    f"the disk tier took too few tokens. taken={taken:.0f} expected={num_tokens} "
+                    f"log={self.log}"
+                )
+            time.sleep(0.1)
+
     def log_text(self) -> str:
         """Return what the server has logged so far."""
         return self.log.read_text(errors="replace")
@@ -319,7 +347,7 @@ def launch_command(model: Path, port: int, flags: Sequence[str]) -> list[str]:
     return [
         *(sys.executable, "-m", "sglang.launch_server"),
         *("--model-path", str(model), "--host", "127.0.0.1", "--port", str(port)),
-        *("--sleep-on-idle", "--enable-cache-report"),
+        *("--sleep-on-idle", "--enable-cache-report", "--enable-metrics"),
         *(() if has_gpu() else CPU_FLAGS),
         *flags,
     ]
