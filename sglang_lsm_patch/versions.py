@@ -1,0 +1,77 @@
+"""The SGLang releases this package was tested with, and the upstream symbols it leans on.
+
+A method is recorded by its parameter names in order, a class by the fields it declares. `compat`
+compares them with the installed sources before a model loads.
+"""
+
+TESTED_SGLANG = ("0.5.23",)
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "srt/server_args.py:ServerArgs.add_cli_args": ("parser",),
+    "srt/server_args.py:ServerArgs.from_cli_args": ("cls", "args"),
+    "srt/entrypoints/engine.py:Engine.__init__": ("self", "**kwargs"),
+    "srt/plugins/hook_registry.py:HookRegistry.register": (
+        "cls", "target", "hook", "hook_type", "source",
+    ),
+    "srt/mem_cache/registry.py:register_radix_cache_backend": ("name", "factory"),
+    "srt/mem_cache/registry.py:create_unified_radix_cache": ("ctx", "cache_class"),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.prefetch_from_storage": (
+        "self", "request", "last_host_node_id", "new_input_tokens", "last_hash", "prefix_keys",
+        "matched_prefix_tokens", "extra_key", "cache_salt", "storage_hit_end",
+    ),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.query_storage_hit_length": (
+        "self", "last_host_node_id", "new_input_tokens", "last_hash", "prefix_keys", "extra_key",
+        "cache_salt",
+    ),
+    "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
+    ".get_hash_values": ("self", "node_id"),
+    "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
+    ".get_prefix_hash_values": ("self", "node_id"),
+    "srt/mem_cache/storage/backend_factory.py:StorageBackendFactory._create_dynamic_backend": (
+        "cls", "backend_config", "storage_config", "mem_pool_host", "**kwargs",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.register_mem_pool_host": (
+        "self", "mem_pool_host",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.register_mem_host_pool_v2": (
+        "self", "host_pool", "host_pool_name",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.batch_exists": ("self", "keys", "extra_info"),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.batch_get_v1": (
+        "self", "keys", "host_indices", "extra_info",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.batch_set_v1": (
+        "self", "keys", "host_indices", "extra_info",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.batch_exists_v2": (
+        "self", "keys", "pool_transfers", "extra_info",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.batch_get_v2": (
+        "self", "transfers", "extra_info",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.batch_set_v2": (
+        "self", "transfers", "extra_info",
+    ),
+    "srt/mem_cache/pool_host/mha.py:MHATokenToKVPoolHost.get_page_buffer_meta": (
+        "self", "indices",
+    ),
+    "srt/mem_cache/pool_host/mla.py:MLATokenToKVPoolHost.get_page_buffer_meta": (
+        "self", "indices",
+    ),
+}  # fmt: skip
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "srt/mem_cache/hicache_storage.py:HiCacheStorageConfig": (
+        "tp_rank", "tp_size", "pp_rank", "pp_size", "attn_cp_rank", "attn_cp_size", "is_mla_model",
+        "enable_storage_metrics", "is_page_first_layout", "model_name", "tp_lcm_size",
+        "should_split_heads", "dp_rank", "extra_config", "dcp_size", "dcp_rank",
+        "logical_page_size",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorageExtraInfo": ("prefix_keys", "extra_info"),
+    "srt/mem_cache/hicache_storage.py:PoolTransferResult": (
+        "kv_hit_pages", "extra_pool_hit_pages", "restorable_prefix_pages",
+    ),
+    "srt/observability/metrics_collector.py:StorageMetrics": (
+        "prefetch_pgs", "backup_pgs", "prefetch_bandwidth", "backup_bandwidth",
+    ),
+}  # fmt: skip
