@@ -1,0 +1,80 @@
+"""The `--kv-storage*` flags on SGLang's parsers, and what the operator wrote down.
+
+SGLang hands `from_cli_args` a namespace in which a default and a value equal to it look the same.
+So each parser that gets our flags also notes, at parse time, which of the fields we may change were
+given.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+
+from sglang_lsm_patch.options import BACKENDS, DEFAULT_SIZE
+
+FIELDS = ("kv_storage", "kv_storage_path", "kv_storage_size", "kv_storage_config")
+WATCHED = ("hicache_io_backend", "hicache_mem_layout")
+EXPLICIT = "_kv_storage_explicit"
+"""Attribute of the parsed namespace: the watched fields that were given."""
+
+_UNSET = object()
+
+ParseKnownArgs = Callable[..., tuple[argparse.Namespace, list[str]]]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags to `parser`, once."""
+    if "--kv-storage" in parser._option_string_actions:
+        return
+    group = parser.add_argument_group("disk tier (sglang-lsm)")
+    group.add_argument(
+        "--kv-storage",
+        choices=BACKENDS,
+        default=None,
+        help="Keep the KV cache of computed prefixes on local disk, so that they are read back "
+        "after eviction and after a restart instead of being computed again.",
+    )
+    group.add_argument(
+        "--kv-storage-path",
+        metavar="DIR",
+        default=None,
+        help="Directory of the disk tier. Default: sglang-lsm in $XDG_CACHE_HOME or ~/.cache.",
+    )
+    group.add_argument(
+        "--kv-storage-size",
+        metavar="SIZE",
+        default=None,
+        help="Most bytes the disk tier may take on this node: 200GB, 512MiB, or a share of the "
+        f"disk space available to it, like 30%%. Default: {DEFAULT_SIZE}%.",
+    )
+    group.add_argument(
+        "--kv-storage-config",
+        metavar="JSON|@FILE",
+        default=None,
+        help="Further settings of the disk tier, a JSON object or @file; for example "
+        '\'{"min_free": "10%%", "log": {"io_mode": "buffered"}}\'.',
+    )
+    parser.parse_known_args = functools.partial(  # type: ignore[method-assign]
+        _parse_and_note, parser, parser.parse_known_args
+    )
+
+
+def _parse_and_note(
+    parser: argparse.ArgumentParser,
+    parse: ParseKnownArgs,
+    args: Sequence[str] | None = None,
+    namespace: argparse.Namespace | None = None,
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse as always; argparse leaves a field alone that already has a value, here a marker."""
+    namespace = argparse.Namespace() if namespace is None else namespace
+    noted = [name for name in WATCHED if not hasattr(namespace, name)]
+    for name in noted:
+        setattr(namespace, name, _UNSET)
+    namespace, rest = parse(args, namespace)
+    explicit = set(WATCHED) - set(noted)
+    for name in noted:
+        if getattr(namespace, name) is _UNSET:
+            setattr(namespace, name, parser.get_default(name))
+        else:
+            explicit.add(name)
+    setattr(namespace, EXPLICIT, frozenset(explicit))
+    return namespace, rest

@@ -1,0 +1,166 @@
+"""What the operator asked for, and what travels to the worker processes.
+
+`TierOptions` holds the four `--kv-storage*` values as given; `TierSettings` is their resolved form,
+plain JSON inside SGLang's extra config, the same in every rank.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sglang_lsm.config import IndexConfig, LogConfig, StoreConfig, from_mapping
+from sglang_lsm.errors import ConfigError
+
+BACKENDS = ("lsm",)
+DEFAULT_SIZE = "50%"
+EXTRA_CONFIG_KEY = "kv_storage"
+"""Where the resolved settings stand inside SGLang's `storage_config.extra_config`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierConfig:
+    """The object of `--kv-storage-config`."""
+
+    min_free: str = "5%"
+    """Free space to leave on the file system, like `20GB` or a share of it. The tier shrinks rather
+    than go below."""
+    log: LogConfig = field(default_factory=LogConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Everything on the command line that decides the KV of a token, as given; empty when not."""
+
+    model_path: str = ""
+    revision: str = ""
+    load_format: str = ""
+    dtype: str = ""
+    quantization: str = ""
+    quantization_param_path: str = ""
+    kv_cache_dtype: str = ""
+    json_model_override_args: str = ""
+    speculative_draft_model_path: str = ""
+    speculative_draft_model_revision: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierSettings:
+    """The resolved settings of one rank's store."""
+
+    path: str
+    """Absolute; each rank keeps a folder of its own below."""
+    quota_bytes: int
+    """Of one rank."""
+    min_free_bytes: int
+    log: LogConfig
+    index: IndexConfig
+    model: ModelSource
+    write_policy: str
+
+    def store_config(self) -> StoreConfig:
+        """Return the engine's settings. Raises ConfigError."""
+        return StoreConfig(
+            quota_bytes=self.quota_bytes,
+            min_free_bytes=self.min_free_bytes,
+            log=self.log,
+            index=self.index,
+        )
+
+    def to_mapping(self) -> dict[str, object]:
+        """Return plain JSON data; `from_extra_config` is the inverse."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_extra_config(extra_config: Mapping[str, object] | None) -> "TierSettings":
+        """Read the settings back in a worker process.
+
+        Raises:
+            ConfigError: the backend was attached by hand, without `--kv-storage`.
+        """
+        values = (extra_config or {}).get(EXTRA_CONFIG_KEY)
+        if not isinstance(values, Mapping):
+            raise ConfigError("start the server with --kv-storage lsm; its settings are missing")
+        return from_mapping(TierSettings, values, where=EXTRA_CONFIG_KEY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierOptions:
+    """The `--kv-storage*` values of one launch."""
+
+    path: Path
+    size: str
+    config: TierConfig
+    segment_bytes_given: bool
+    """Whether the operator chose the segment size; if not, it shrinks with a small quota."""
+
+
+def parse_options(
+    backend: object, path: object = None, size: object = None, config: object = None
+) -> TierOptions | None:
+    """Return the options of a launch, or None when no disk tier is asked for. Touches no disk but
+    an `@file`.
+
+    Args:
+        backend: `lsm` or None.
+        path: a directory; None for `sglang-lsm` below `$XDG_CACHE_HOME` or `~/.cache`.
+        size: `200GB`, a number of bytes, or a share like `50%`.
+        config: JSON text, `@file`, or a mapping.
+
+    Raises:
+        ConfigError: an unknown backend, or options without a backend, or a bad config.
+    """
+    if backend is None:
+        given = {"path": path, "size": size, "config": config}
+        without = [f"--kv-storage-{name}" for name, value in given.items() if value is not None]
+        if without:
+            raise ConfigError(f"{without[0]} has no effect without --kv-storage lsm")
+        return None
+    if backend not in BACKENDS:
+        raise ConfigError(f"unknown backend; known: {', '.join(BACKENDS)}. --kv-storage={backend}")
+    values = _config_values(config)
+    log = values.get("log")
+    return TierOptions(
+        path=_absolute(path),
+        size=str(DEFAULT_SIZE if size is None else size),
+        config=from_mapping(TierConfig, values, where="--kv-storage-config"),
+        segment_bytes_given=isinstance(log, Mapping) and "segment_bytes" in log,
+    )
+
+
+def read_json_object(text: str, *, option: str) -> dict[str, object]:
+    """Return the JSON object in `text`, or in the file that `@path` names.
+
+    Raises:
+        ConfigError: the file cannot be read, the JSON is malformed, or it is not an object.
+    """
+    try:
+        source = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+        values = json.loads(source)
+    except OSError as error:
+        raise ConfigError(f"cannot read the file. {option}={text} reason={error}") from None
+    except ValueError as error:
+        raise ConfigError(f"not valid JSON: {error}. {option}={text!r}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"must be a JSON object. {option}={text!r}")
+    return values
+
+
+def _config_values(config: object) -> Mapping[str, object]:
+    if config is None:
+        return {}
+    if isinstance(config, Mapping):
+        return config
+    return read_json_object(str(config), option="--kv-storage-config")
+
+
+def _absolute(path: object) -> Path:
+    if path is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return (Path(cache).expanduser() / "sglang-lsm").absolute()
+    if not str(path).strip():
+        raise ConfigError("--kv-storage-path must not be empty")
+    return Path(str(path)).expanduser().absolute()
