@@ -1,0 +1,343 @@
+"""The storage backend that SGLang's host tier talks to: its calls, translated into `Store` calls.
+
+No policy, no file and no thread of its own. Nothing is ever raised into SGLang while it serves: its
+storage threads are not restarted, so an exception would switch the tier off for the life of the
+process. Each failure becomes a miss and a count, in `_or_miss` and nowhere else.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from sglang.srt.mem_cache.hicache_storage import (
+    HiCacheStorage,
+    HiCacheStorageConfig,
+    HiCacheStorageExtraInfo,
+    PoolName,
+    PoolTransfer,
+    PoolTransferResult,
+)
+from sglang_lsm.errors import (
+    ClosedError,
+    ConfigError,
+    CorruptionError,
+    FormatVersionError,
+    StoreError,
+    UnavailableError,
+)
+from sglang_lsm.pages import Fingerprint, NamespaceId, PageBuffer, PagePath
+from sglang_lsm.store import Store
+
+from sglang_lsm_patch.arguments import flat_page, one_per_key, page_path
+from sglang_lsm_patch.fingerprint import fingerprint_of, rank_directory
+from sglang_lsm_patch.host_pages import HostPages, host_pages
+from sglang_lsm_patch.misses import MissLog, TransferFigures
+from sglang_lsm_patch.options import TierSettings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+ExtraInfo = HiCacheStorageExtraInfo | None
+
+
+class LsmStorage(HiCacheStorage):  # type: ignore[misc]
+    """One rank's disk tier. Thread-safe once the host pools are registered.
+
+    Upstream: `HiCacheStorage`, loaded as backend `dynamic` with `interface_v1`.
+    """
+
+    def __init__(
+        self, storage_config: HiCacheStorageConfig, kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Open this rank's store.
+
+        Raises:
+            ConfigError: started without `--kv-storage`, or another process has the store open.
+            FormatVersionError: written by a newer format.
+        """
+        self._config = storage_config
+        self._settings = TierSettings.from_extra_config(storage_config.extra_config)
+        self._directory = rank_directory(self._settings, storage_config, _replica())
+        self._misses = MissLog(time.monotonic)
+        self._reads, self._writes = TransferFigures(), TransferFigures()
+        self._store = self._open()
+        self._pages: HostPages | None = None
+        self._namespace = NamespaceId(b"")
+        self._sidecars: list[str] = []
+
+    def _open(self) -> Store | None:
+        try:
+            return Store.open(self._directory, self._settings.store_config())
+        except FormatVersionError:
+            raise
+        except (UnavailableError, CorruptionError) as error:
+            # A disk that died over night must not keep the server from starting.
+            self._misses.note("open", error)
+            return None
+
+    # What SGLang tells us at start-up.
+
+    def register_mem_pool_host(self, mem_pool_host: Any) -> None:
+        """Learn the KV host pool; from here on pages can be read and written.
+
+        Raises:
+            ConfigError: a page does not fit a segment.
+        """
+        super().register_mem_pool_host(mem_pool_host)
+        pages = host_pages(mem_pool_host)
+        if pages.page_bytes >= self._settings.log.segment_bytes:
+            raise ConfigError(
+                "a page does not fit a segment of the tensor log; raise --kv-storage-size, or "
+                f"log.segment_bytes in --kv-storage-config. page_bytes={pages.page_bytes} "
+                f"segment_bytes={self._settings.log.segment_bytes}"
+            )
+        fingerprint = fingerprint_of(mem_pool_host, self._config, self._settings)
+        self._namespace = fingerprint.namespace
+        self._pages = pages
+        if not self._or_miss("register", False, lambda: self._register(fingerprint)):
+            return
+        logger.info(
+            "kv storage on. backend=lsm path=%s size_bytes=%d free_floor_bytes=%d namespace=%s "
+            "page_bytes=%d page_size=%d write_policy=%s fingerprint=%s",
+            self._directory, self._settings.quota_bytes, self._settings.min_free_bytes,
+            self._namespace.hex(), pages.page_bytes, fingerprint.page_size,
+            self._settings.write_policy, fingerprint.to_json(),
+        )  # fmt: skip
+        if self._config.is_mla_model and self._config.tp_size > 1:
+            logger.warning(
+                "kv storage stays cold: SGLang writes replicated KV on one rank only, and each "
+                "rank reads its own store. tp_size=%d", self._config.tp_size
+            )  # fmt: skip
+
+    def _register(self, fingerprint: Fingerprint) -> bool:
+        self._ready().register(fingerprint)
+        return True
+
+    def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
+        """Learn of a pool beside the KV pool; it is not stored, so such a model never hits."""
+        super().register_mem_host_pool_v2(host_pool, host_pool_name)
+        if host_pool_name == PoolName.KV:
+            return
+        self._sidecars.append(str(host_pool_name))
+        logger.warning(
+            "kv storage is off: this model keeps state beside its KV pages, which the disk tier "
+            "does not hold. pool=%s", host_pool_name
+        )  # fmt: skip
+
+    # Pages of one radix path, straight from and to the host pool.
+
+    def batch_exists(self, keys: list[str], extra_info: ExtraInfo = None) -> int:
+        """Return how many leading pages are stored.
+
+        Without `extra_info` the keys are taken as pages on their own, see `batch_set`.
+        """
+        if extra_info is None:
+            return self._or_miss("batch_exists", 0, lambda: self._num_leading_single(keys))
+        return self._or_miss(
+            "batch_exists", 0, lambda: self._ready().probe(self._path(keys, extra_info))
+        )
+
+    def batch_get_v1(
+        self, keys: list[str], host_indices: torch.Tensor, extra_info: ExtraInfo = None
+    ) -> list[bool]:
+        """Read pages into their host slots; True for the leading run that was found and verified.
+
+        Args:
+            host_indices: `[len(keys) * page_size]` int64 token slots.
+        """
+
+        def read() -> int:
+            path = self._path(keys, extra_info)
+            return self._ready().get_batch(path, self._buffers(host_indices, len(keys)))
+
+        started_s = time.perf_counter()
+        num_pages = self._or_miss("batch_get_v1", 0, read)
+        self._figure(self._reads, num_pages, started_s)
+        return [i < num_pages for i in range(len(keys))]
+
+    def batch_set_v1(
+        self, keys: list[str], host_indices: torch.Tensor, extra_info: ExtraInfo = None
+    ) -> list[bool]:
+        """Write pages from their host slots; all True, or all False when the store failed."""
+
+        def write() -> int:
+            path = self._path(keys, extra_info)
+            self._ready().put_batch(path, self._buffers(host_indices, len(keys)))
+            return len(keys)
+
+        started_s = time.perf_counter()
+        num_pages = self._or_miss("batch_set_v1", 0, write)
+        self._figure(self._writes, num_pages, started_s)
+        return [num_pages == len(keys)] * len(keys)
+
+    # Models with pools beside KV: each pool must hit, and only KV is stored.
+
+    def batch_exists_v2(
+        self,
+        keys: list[str],
+        pool_transfers: list[PoolTransfer] | None = None,
+        extra_info: ExtraInfo = None,
+    ) -> PoolTransferResult:
+        """Return the usable prefix: of KV alone, or none where another pool is asked for too."""
+        if pool_transfers:
+            return PoolTransferResult(0, {str(t.name): 0 for t in pool_transfers})
+        info = extra_info if extra_info is not None else HiCacheStorageExtraInfo()
+        return PoolTransferResult(self.batch_exists(keys, info), {})
+
+    def batch_get_v2(
+        self, transfers: list[PoolTransfer], extra_info: ExtraInfo = None
+    ) -> dict[str, list[bool]]:
+        """Return a miss for each page of each pool."""
+        return {t.name: [False] * len(t.keys or ()) for t in transfers}
+
+    def batch_set_v2(
+        self, transfers: list[PoolTransfer], extra_info: ExtraInfo = None
+    ) -> dict[str, list[bool]]:
+        """Return a failure for each page of each pool; nothing is written."""
+        return {t.name: [False] * len(t.keys or ()) for t in transfers}
+
+    # Pages on their own: SGLang's older calls, which copy and do not say where on a path a page is.
+
+    def exists(self, key: str) -> bool:
+        """Return whether the page is stored, see `batch_set`."""
+        return self.batch_exists([key]) == 1
+
+    def get(
+        self, key: str, target_location: Any = None, target_sizes: Any = None
+    ) -> torch.Tensor | None:
+        """Return the page, in `target_location` where given, or None."""
+        return self.batch_get([key], None if target_location is None else [target_location])[0]
+
+    def batch_get(
+        self, keys: list[str], target_locations: Any = None, target_sizes: Any = None
+    ) -> list[torch.Tensor | None]:
+        """Return each page, in its target where given, or None."""
+
+        def read() -> list[torch.Tensor | None]:
+            targets = self._targets(keys, target_locations)
+            paths = self._single_paths(keys)
+            store = self._ready()
+            return [
+                target if store.get_batch(path, [self._flat(target)]) == 1 else None
+                for path, target in zip(paths, targets, strict=True)
+            ]
+
+        return self._or_miss("batch_get", [None] * len(keys), read)
+
+    def set(
+        self, key: str, value: Any = None, target_location: Any = None, target_sizes: Any = None
+    ) -> bool:
+        """Store one page, see `batch_set`."""
+        return self.batch_set([key], [value])
+
+    def batch_set(
+        self,
+        keys: list[str],
+        values: Any = None,
+        target_locations: Any = None,
+        target_sizes: Any = None,
+    ) -> bool:
+        """Store flat pages, each under its own hash as if it were the first of a path.
+
+        The hash covers everything before the page, so it stays unambiguous; but such a page is
+        found by these calls only, not by the ones that know the path.
+        """
+
+        def write() -> bool:
+            buffers = [self._flat(value) for value in one_per_key(values, keys)]
+            for path, buffer in zip(self._single_paths(keys), buffers, strict=True):
+                self._ready().put_batch(path, [buffer])
+            return True
+
+        return self._or_miss("batch_set", False, write)
+
+    # Lifetime and figures.
+
+    def clear(self) -> bool:
+        """Forget every page of this model in this rank."""
+
+        def forget() -> bool:
+            self._ready().clear(self._namespace)
+            return True
+
+        return self._or_miss("clear", False, forget)
+
+    def get_stats(self) -> Any:
+        """Return the transfers since the last call as SGLang's `StorageMetrics`, or None. O(1)."""
+        if not self._config.enable_storage_metrics:
+            return None
+        from sglang.srt.observability.metrics_collector import StorageMetrics
+
+        read_pages, read_gb_per_s = self._reads.take()
+        written_pages, written_gb_per_s = self._writes.take()
+        return StorageMetrics(read_pages, written_pages, read_gb_per_s, written_gb_per_s)
+
+    def miss_counts(self) -> dict[str, int]:
+        """Return failed calls by reason since the start."""
+        return self._misses.counts()
+
+    def close(self) -> None:
+        """Close the store; later calls are misses. Idempotent."""
+        if self._store is not None:
+            self._or_miss("close", None, self._store.close)
+
+    def _or_miss(self, call: str, miss: T, action: Callable[[], T]) -> T:
+        """Return what `action` returns, or `miss` when the store failed. The boundary."""
+        try:
+            return action()
+        except StoreError as error:
+            self._misses.note(call, error)
+            return miss
+
+    def _ready(self) -> Store:
+        if self._store is None or self._pages is None:
+            raise ClosedError("the disk tier is not open")
+        if self._sidecars:
+            raise UnavailableError("the disk tier does not hold the pools of this model")
+        return self._store
+
+    def _path(self, keys: Sequence[str], extra_info: ExtraInfo) -> PagePath:
+        return page_path(self._namespace, keys, extra_info)
+
+    def _single_paths(self, keys: Sequence[str]) -> list[PagePath]:
+        return [self._path([key], None) for key in keys]
+
+    def _num_leading_single(self, keys: Sequence[str]) -> int:
+        for i, path in enumerate(self._single_paths(keys)):
+            if self._ready().probe(path) == 0:
+                return i
+        return len(keys)
+
+    def _buffers(self, host_indices: torch.Tensor, num_pages: int) -> list[PageBuffer]:
+        if self._pages is None:
+            raise ClosedError("no host pool is registered")
+        return self._pages.buffers(host_indices, num_pages)
+
+    def _targets(self, keys: Sequence[str], targets: Any) -> list[torch.Tensor]:
+        if targets is not None:
+            return one_per_key(targets, keys)
+        return [self.mem_pool_host.get_dummy_flat_data_page() for _ in keys]
+
+    def _flat(self, tensor: Any) -> PageBuffer:
+        return flat_page(tensor, self._pages.page_bytes if self._pages is not None else 0)
+
+    def _figure(self, figures: TransferFigures, num_pages: int, started_s: float) -> None:
+        if self._config.enable_storage_metrics and self._pages is not None:
+            figures.add(
+                num_pages=num_pages,
+                num_bytes=num_pages * self._pages.page_bytes,
+                seconds=time.perf_counter() - started_s,
+            )
+
+
+def _replica() -> int:
+    """Return which plain data-parallel replica this is; SGLang's storage config does not say."""
+    from sglang.srt.runtime_context import get_parallel
+
+    try:
+        return int(get_parallel().dp_rank or 0)
+    except (AttributeError, RuntimeError, ValueError):
+        # Nothing is published outside of a scheduler process.
+        return 0
