@@ -84,6 +84,10 @@ class RocksIndex:
                 return []
             values, cursor = [value], self._db.iter()
             cursor.seek(first)
+            # Deleted since it was looked up: stepping from where the cursor stands instead, which
+            # may be the end, would kill the process.
+            if cursor.key() != first:
+                return []
             for key in rest:
                 # Safe although `valid()` is not asked: the entry the cursor stands on was read.
                 cursor.next()
