@@ -130,8 +130,14 @@ class Store:
         self._counters.add(pages_probed=path.num_pages, pages_hit=num_hits)
         return num_hits
 
-    def put_batch(self, path: PagePath, pages: Sequence[PageBuffer]) -> None:
-        """Store the pages of one radix path, parents before children.
+    def put_batch(
+        self,
+        path: PagePath,
+        pages: Sequence[PageBuffer],
+        *,
+        still_valid: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Store the pages of one radix path, parents before children; True unless withdrawn.
 
         Readable on return; survives the death of the process; durable against power loss as
         `LogConfig.durability` says. A page stored already is skipped, so repeating a call writes
@@ -140,6 +146,8 @@ class Store:
         Args:
             path: names the pages; `path.num_pages` of them.
             pages: one buffer a page, borrowed until return.
+            still_valid: for memory that its owner may reuse during the call. Asked once the bytes
+                have been taken and before they can be found; False withdraws the call.
 
         Raises:
             UnavailableError: no room or an I/O error; pages of the call may be missing.
@@ -150,8 +158,8 @@ class Store:
         try:
             with self._gate.entered():
                 missing = self._missing(path, keys)
-                if missing:
-                    self._append(path, keys, pages, missing)
+                if missing and not self._append(path, keys, pages, missing, still_valid):
+                    return False
         except StoreError:
             self._counters.add(puts_failed=1)
             raise
@@ -160,6 +168,7 @@ class Store:
             bytes_put=sum(page_bytes(pages[i]) for i in missing),
             pages_skipped=len(keys) - len(missing),
         )
+        return True
 
     def get_batch(self, path: PagePath, out: Sequence[PageBuffer]) -> int:
         """Load the leading pages of the call that are stored; return how many.
@@ -295,17 +304,22 @@ class Store:
         keys: Sequence[bytes],
         pages: Sequence[PageBuffer],
         missing: Sequence[int],
-    ) -> None:
+        still_valid: Callable[[], bool] | None,
+    ) -> bool:
         new_keys = [keys[i] for i in missing]
         locations = self._log.append(
             new_keys,
             [keycodec.hash_tail(path.hashes[path.start + i]) for i in missing],
             [pages[i] for i in missing],
+            still_valid=still_valid,
         )
+        if locations is None:
+            return False
         values = map(format.encode_index_value, locations)
         self._index.put(list(zip(new_keys, values, strict=True)))
         if self.config.log.durability == "batch":
             self._index.sync()
+        return True
 
     def _forget(
         self, keys: Sequence[bytes], locations: Sequence[Location], damaged: Sequence[int]

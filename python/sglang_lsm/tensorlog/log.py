@@ -145,9 +145,18 @@ class TensorLog:
             return list(segment.batches()) if alive else []
 
     def append(
-        self, keys: Sequence[bytes], hash_tails: Sequence[bytes], pages: Sequence[PageBuffer]
-    ) -> list[Location]:
-        """Write pages behind the newest; return where each lies.
+        self,
+        keys: Sequence[bytes],
+        hash_tails: Sequence[bytes],
+        pages: Sequence[PageBuffer],
+        *,
+        still_valid: Callable[[], bool] | None = None,
+    ) -> list[Location] | None:
+        """Write pages behind the newest; return where each lies, or None if withdrawn.
+
+        Args:
+            still_valid: asked after the bytes were taken from `pages` and before a header names
+                them. If it says no, what was written is dead bytes that nothing can ever refer to.
 
         Raises:
             UnavailableError: no room, an I/O error, or a page larger than a segment. Pages written
@@ -160,7 +169,10 @@ class TensorLog:
             place = self._reserve(keys[at:], lengths[at:])
             part = slice(at, at + place.num_pages)
             with place.segment.in_use():
-                locations += self._write(place, keys[part], hash_tails[part], pages[part])
+                written = self._write(place, keys[part], hash_tails[part], pages[part], still_valid)
+            if written is None:
+                return None
+            locations += written
         return locations
 
     def read(
@@ -280,7 +292,8 @@ class TensorLog:
         keys: Sequence[bytes],
         hash_tails: Sequence[bytes],
         pages: Sequence[PageBuffer],
-    ) -> list[Location]:
+        still_valid: Callable[[], bool] | None,
+    ) -> list[Location] | None:
         segment_id, offset = place.segment.segment_id, place.offset + place.header_bytes
         unsealed: list[Location] = []
         for page, tail in zip(pages, hash_tails, strict=True):
@@ -299,11 +312,13 @@ class TensorLog:
                 transfer.offset,
                 direct=direct,
             )
-            for transfer in (transfers if len(transfers) > 1 else ())
+            for transfer in (transfers if len(transfers) > 1 or still_valid else ())
         ]
         # With several calls under way, checksums are computed while the device is busy.
         batch = self._describe(place, keys, hash_tails, pages)
         _raise_first(writes)
+        if still_valid is not None and not still_valid():
+            return None
         parts: list[memoryview | bytes] = [_aligned(format.encode_batch_header(batch))]
         if not writes:
             parts += gather_write(pages)
