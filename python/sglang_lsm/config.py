@@ -5,6 +5,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from sglang_lsm.errors import ConfigError
@@ -21,7 +22,7 @@ _SIZE_UNITS = {
     "G": GIB, "GB": 10**9, "GIB": GIB,
     "T": 1 << 40, "TB": 10**12, "TIB": 1 << 40,
 }  # fmt: skip
-_SIZE = re.compile(r"\s*([+-]?\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
+_SIZE = re.compile(r"\s*([+-]?\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*|%)\s*")
 
 T = TypeVar("T")
 
@@ -134,7 +135,7 @@ def parse_size(text: str, *, of_bytes: int) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ConfigError(f"not a size; write it like 200GB, 512MiB or 30%. size={text!r}")
-    number, unit = float(match[1]), match[2].upper()
+    number, unit = Fraction(match[1]), match[2].upper()
     if unit == "%":
         if number > 100:
             raise ConfigError(f"a share of the disk must be at most 100%. size={text!r}")
