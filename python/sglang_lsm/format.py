@@ -9,6 +9,7 @@ A segment is one file of the tensor log, a sequence of 4096-byte blocks, little-
 Entry of a page in a batch header: ENTRY, then the bytes of the key that differ from the key before
 (`shared_bytes` are equal). A batch header names its own segment and offset, so that a header left
 over in a recycled block is not taken for a live one. The index can be rebuilt from the log alone.
+The segment header keeps its layout in every version, so that a newer segment is told from damage.
 
 Index value: INDEX_VALUE. The store's own facts stand in the file `STORE`, one JSON object.
 """
@@ -159,8 +160,9 @@ def decode_segment_header(block: bytes) -> int:
     if len(head) < SEGMENT_HEADER.size or not head.startswith(SEGMENT_MAGIC):
         raise CorruptionError("not a segment of this store")
     _, version, _, segment_id = SEGMENT_HEADER.unpack(head)
-    _check_version(version)
+    # The seal first: a flipped bit in the version must not pass for a newer format.
     _check_seal(block, SEGMENT_HEADER.size)
+    _check_version(version)
     return int(segment_id)
 
 
@@ -227,7 +229,6 @@ def decode_batch_header(header: bytes) -> Batch:
     _, version, _, segment_id, num_pages, header_bytes, offset, written_at_ms = (
         BATCH_HEADER.unpack_from(header)
     )
-    _check_version(version)
     entries, key, at = [], b"", BATCH_HEADER.size
     for _ in range(num_pages):
         if at + ENTRY.size > len(header):
@@ -237,7 +238,9 @@ def decode_batch_header(header: bytes) -> Batch:
         key = key[:shared] + header[at : at + num_suffix]
         at += num_suffix
         entries.append(BatchEntry(key, length, checksum, hash_tail, flags))
+    # The seal first: a flipped bit in the version must not pass for a newer format.
     _check_seal(header, at)
+    _check_version(version)
     return Batch(segment_id, offset, written_at_ms, header_bytes, tuple(entries))
 
 
