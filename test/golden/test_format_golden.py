@@ -1,0 +1,116 @@
+"""The bytes on disk, pinned. A change here is a change of format: raise the version, never the hex.
+
+Each literal was written down once and is compared both ways: what is encoded today must be these
+bytes, and these bytes must be read today as what they meant.
+"""
+
+from pathlib import Path
+
+from sglang_lsm import format, keycodec
+from sglang_lsm.format import BLOCK_BYTES, Batch, BatchEntry
+from sglang_lsm.pages import Location, NamespaceId, PagePath
+from sglang_lsm.store import Store
+from support.fake_fs import FakeDisk
+from support.fake_index import FakeIndexDisk
+from support.page_maker import cut, empty_pages, joined, small_config
+
+NAMESPACE = NamespaceId(bytes.fromhex("a0a1a2a3a4a5a6a7"))
+PATH = PagePath(NAMESPACE, [bytes([i]) * 8 + bytes([0xE0 + i]) * 8 + bytes(16) for i in (1, 2)])
+PIECES = (14, 16)
+PAGE = b"keys of a pagevalues of a page"
+
+KEYS = ["a0a1a2a3a4a5a6a7" "0000000000000000" "0101010101010101",
+        "a0a1a2a3a4a5a6a7" "0000000000000000" "0101010101010101" "0202020202020202"]  # fmt: skip
+CHECKSUMS = [0xC5D229873C4195CF, 0x424FDFD3BE12A5CF]
+
+LOCATION = Location(0x01020304, 0x0A0B0C0D << 12, 0x11223344, 0x5566778899AABBCC, b"\xe1" * 8, 0x77)
+INDEX_VALUE = (
+    "04030201"  # segment_id
+    "0d0c0b0a"  # offset in blocks
+    "44332211"  # length
+    "7700"  # flags
+    "ccbbaa9988776655"  # checksum
+    "e1e1e1e1e1e1e1e1"  # hash_tail
+)
+SEGMENT_HEADER = (
+    "4b565345474d4e54"  # magic
+    "0100" "0000"  # version, reserved
+    "04030201"  # segment_id
+    "4c287808d9da8a31"  # checksum
+)  # fmt: skip
+BATCH_HEADER = (
+    "4b56424154434800"  # magic
+    "0100" "0000"  # version, reserved
+    "04030201"  # segment_id
+    "02000000"  # num_pages
+    "00100000"  # header_bytes
+    "0010000000000000"  # offset
+    "8967452301000000"  # written_at_ms
+    # shared_bytes, suffix_bytes, length, flags, checksum, hash_tail, suffix of the key
+    "0000" "1800" "1e000000" "0000" "cf95413c8729d2c5" "e1e1e1e1e1e1e1e1"
+    "a0a1a2a3a4a5a6a7" "0000000000000000" "0101010101010101"
+    "1800" "0800" "1e000000" "0000" "cfa512bed3df4f42" "e2e2e2e2e2e2e2e2"
+    "0202020202020202"
+    "47e7e28be70ed376"  # checksum
+)  # fmt: skip
+STORE_FACTS = b'{\n  "format_version": 1,\n  "kind": "sglang-lsm"\n}\n'
+
+
+def block(content: bytes) -> bytes:
+    return content.ljust(BLOCK_BYTES, b"\0")
+
+
+def golden_batch() -> Batch:
+    entries = tuple(
+        BatchEntry(bytes.fromhex(key), len(PAGE), checksum, keycodec.hash_tail(page_hash))
+        for key, checksum, page_hash in zip(KEYS, CHECKSUMS, PATH.hashes, strict=True)
+    )
+    return Batch(0x01020304, BLOCK_BYTES, 0x0123456789, BLOCK_BYTES, entries)
+
+
+def test_keys():
+    assert [key.hex() for key in keycodec.encode(PATH)] == KEYS
+
+
+def test_page_checksums():
+    page = cut(memoryview(PAGE), PIECES)
+    assert [format.page_checksum(bytes.fromhex(key), page) for key in KEYS] == CHECKSUMS
+
+
+def test_index_value():
+    assert format.encode_index_value(LOCATION).hex() == INDEX_VALUE
+    assert format.decode_index_value(bytes.fromhex(INDEX_VALUE)) == LOCATION
+
+
+def test_segment_header():
+    header = block(bytes.fromhex(SEGMENT_HEADER))
+    assert format.encode_segment_header(0x01020304) == header
+    assert format.decode_segment_header(header) == 0x01020304
+
+
+def test_batch_header():
+    header = block(bytes.fromhex(BATCH_HEADER))
+    assert format.encode_batch_header(golden_batch()).hex() == header.hex()
+    assert format.decode_batch_header(header) == golden_batch()
+
+
+def test_store_facts():
+    assert format.encode_store_facts({"kind": "sglang-lsm"}) == STORE_FACTS
+    assert format.decode_store_facts(STORE_FACTS) == {"format_version": 1, "kind": "sglang-lsm"}
+
+
+def test_a_store_of_these_bytes_is_read():
+    """A directory written by version 1, whose index was lost, gives its pages back."""
+    directory, disk = Path("/store"), FakeDisk()
+    disk.make_dir(directory / "log")
+    disk.replace(directory / "STORE", STORE_FACTS)
+    content = [block(bytes.fromhex(SEGMENT_HEADER)), block(bytes.fromhex(BATCH_HEADER))]
+    content += [block(PAGE), block(PAGE)]
+    disk.open(directory / "log" / "01020304.seg", create=True).pwritev(content, 0)
+    store = Store(
+        directory, small_config(), fs=disk, open_index=FakeIndexDisk().open, clock_ms=lambda: 0
+    )
+    out = empty_pages(2, PIECES)
+    assert store.get_batch(PATH, out) == 2
+    assert [joined(page) for page in out] == [PAGE, PAGE]
+    store.close()
