@@ -16,7 +16,7 @@ PACKAGES = ("sglang", "torch", "rocksdict", "xxhash", "numpy", "lmdb")
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Median and range of the rounds of one figure."""
+    """Median and range of the rounds of one figure; as text, one round has no range."""
 
     median: float
     low: float
@@ -25,7 +25,7 @@ class Summary:
 
     def __str__(self) -> str:
         if self.num_rounds == 1:
-            return f"{short(self.median)} (1 round)"
+            return short(self.median)
         return f"{short(self.median)} [{short(self.low)}..{short(self.high)}]"
 
 

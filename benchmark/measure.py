@@ -118,7 +118,7 @@ class MemoryMeter:
 
     def __init__(self) -> None:
         self._peak_bytes = 0
-        self._start_bytes = _status_bytes("VmRSS")
+        self._start_bytes = resident_bytes()
         self._restart()
 
     def back_memory(self, num_bytes: int) -> None:
@@ -233,6 +233,11 @@ def written_bytes() -> int:
     """Return the bytes this process caused to be written to storage, page cache included."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["write_bytes"]) - int(fields["cancelled_write_bytes"])
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process now."""
+    return _status_bytes("VmRSS")
 
 
 def _status_bytes(field: str) -> int:
