@@ -22,10 +22,10 @@ MAX_FUNCTION_LINES = 70
 
 LAYERS = (
     {"errors", "config", "pages"},
-    {"keycodec", "format", "fs", "observability"},
-    {"index", "tensorlog"},
+    {"keycodec", "format", "fs", "observability", "periodic"},
+    {"index", "tensorlog", "eviction"},
     {"store", "survey"},
-    {"eviction", "controller", "services"},
+    {"controller", "services"},
     {"cli"},
 )
 """Of the engine, lowest first: a module imports from its own layer and from those below."""

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,9 @@ class FileSystem(Protocol):
 
     def unlink(self, path: Path) -> None:
         """Delete a file; one that is gone already is fine."""
+
+    def remove_tree(self, path: Path) -> None:
+        """Delete a directory and all that is in it; one that is gone already is fine."""
 
     def read(self, path: Path) -> bytes | None:
         """Return the content of a small file, or None if there is none."""
@@ -252,6 +256,12 @@ class LocalFileSystem:
         """Delete a file; one that is gone already is fine."""
         with _unavailable("cannot delete", path):
             path.unlink(missing_ok=True)
+
+    def remove_tree(self, path: Path) -> None:
+        """Delete a directory and all that is in it; one that is gone already is fine."""
+        with _unavailable("cannot delete", path):
+            if path.exists():
+                shutil.rmtree(path)
 
     def read(self, path: Path) -> bytes | None:
         """Return the content of a small file, or None if there is none."""

@@ -13,7 +13,6 @@ the quota. Losing any file costs pages, never a wrong page.
 """
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +29,12 @@ from sglang_lsm.errors import (
     UnavailableError,
 )
 from sglang_lsm.fs import FileSystem, LocalFileSystem
+from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.observability.counters import Counters, StoreStats
 from sglang_lsm.pages import Fingerprint, Location, NamespaceId, PageBuffer, PagePath
-from sglang_lsm.services.periodic import Periodic
+from sglang_lsm.periodic import Periodic
 from sglang_lsm.tensorlog.log import TensorLog
 from sglang_lsm.tensorlog.transfer import page_bytes
 
@@ -56,7 +56,8 @@ class Store:
         *,
         fs: FileSystem,
         open_index: Callable[[Path], PageIndex],
-        clock_ms: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """Open the parts; `Store.open` is the public way in."""
         self.directory, self.config = directory, config
@@ -66,7 +67,9 @@ class Store:
         self._lock_file = fs.lock(directory / _LOCK_NAME)
         try:
             _check_facts(fs, directory)
-            self._index = _open_index(directory / INDEX_NAME, open_index)
+            self._index = HealingIndex(
+                lambda: _open_index(fs, directory / INDEX_NAME, open_index), clock=clock
+            )
             self._log = TensorLog(
                 fs, directory / LOG_NAME, config.log, admit=self._make_room, clock_ms=clock_ms
             )
@@ -95,7 +98,6 @@ class Store:
             config,
             fs=fs,
             open_index=lambda path: RocksIndex(path, config.index),
-            clock_ms=lambda: time.time_ns() // 1_000_000,
         )
 
     def register(self, fingerprint: Fingerprint) -> NamespaceId:
@@ -446,12 +448,12 @@ def _check_facts(fs: FileSystem, directory: Path) -> None:
         fs.replace(directory / FACTS_NAME, format.encode_store_facts({"kind": "sglang-lsm"}))
 
 
-def _open_index(path: Path, open_index: Callable[[Path], PageIndex]) -> PageIndex:
+def _open_index(fs: FileSystem, path: Path, open_index: Callable[[Path], PageIndex]) -> PageIndex:
     try:
         return open_index(path)
     except CorruptionError as error:
         logger.warning("the index is damaged; it will be rebuilt from the log. reason=%s", error)
-        shutil.rmtree(path, ignore_errors=True)
+        fs.remove_tree(path)
         return open_index(path)
 
 

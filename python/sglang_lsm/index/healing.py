@@ -1,0 +1,134 @@
+"""An index that is opened anew after a failed write.
+
+RocksDB answers a failed write (a full disk, say) by refusing every later one until it is opened
+again; without this, a disk that was full for a moment would be read-only until the next restart.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from sglang_lsm.errors import StoreError, UnavailableError
+from sglang_lsm.index.page_index import PageIndex
+
+RETRY_INTERVAL_S = 5.0
+
+
+class HealingIndex:
+    """A `PageIndex` over one that can be replaced. Thread-safe; `close` must come last.
+
+    Reads go on while the index refuses writes. A write that comes at least `RETRY_INTERVAL_S` after
+    a failed one first closes and opens the index, waiting for calls under way.
+    """
+
+    def __init__(self, open_index: Callable[[], PageIndex], *, clock: Callable[[], float]) -> None:
+        """Open the index; raises what `open_index` raises. `clock` is monotonic, in seconds."""
+        self._open_index, self._clock = open_index, clock
+        self._condition = threading.Condition()
+        self._num_users = 0
+        self._failed_at_s: float | None = None
+        self._index: PageIndex | None = open_index()
+
+    def walk(self, keys: Iterable[bytes]) -> list[bytes]:
+        """See PageIndex."""
+        with self._reading() as index:
+            return index.walk(keys)
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See PageIndex."""
+        with self._reading() as index:
+            return index.get(keys)
+
+    def put(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """See PageIndex."""
+        with self._writing() as index:
+            index.put(entries)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """See PageIndex."""
+        with self._writing() as index:
+            index.delete(keys)
+
+    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """See PageIndex. The index is not replaced before the iterator is exhausted or dropped."""
+        with self._reading() as index:
+            yield from index.scan(start, end)
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        """See PageIndex."""
+        with self._writing() as index:
+            index.delete_range(start, end)
+
+    def get_meta(self, key: bytes) -> bytes | None:
+        """See PageIndex."""
+        with self._reading() as index:
+            return index.get_meta(key)
+
+    def put_meta(self, key: bytes, value: bytes) -> None:
+        """See PageIndex."""
+        with self._writing() as index:
+            index.put_meta(key, value)
+
+    def scan_meta(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """See PageIndex."""
+        with self._reading() as index:
+            yield from index.scan_meta(prefix)
+
+    def sync(self) -> None:
+        """See PageIndex."""
+        with self._writing() as index:
+            index.sync()
+
+    def close(self) -> None:
+        """See PageIndex."""
+        if self._index is not None:
+            self._index.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[PageIndex]:
+        with self._condition:
+            index = self._index
+            if index is None:
+                raise UnavailableError("the index could not be opened again")
+            self._num_users += 1
+        try:
+            yield index
+        finally:
+            with self._condition:
+                self._num_users -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def _writing(self) -> Iterator[PageIndex]:
+        self._heal()
+        with self._reading() as index:
+            try:
+                yield index
+            except StoreError:
+                with self._condition:
+                    self._failed_at_s = self._clock()
+                raise
+
+    def _heal(self) -> None:
+        with self._condition:
+            failed_at_s = self._failed_at_s
+            if failed_at_s is None or self._clock() - failed_at_s < RETRY_INTERVAL_S:
+                return
+            # New calls wait for the condition's lock, so none can enter while the rest leave.
+            self._condition.wait_for(lambda: self._num_users == 0)
+            if self._failed_at_s != failed_at_s:
+                return
+            self._failed_at_s = self._clock()
+            old, self._index = self._index, None
+            if old is not None:
+                _close_quietly(old)
+            self._index = self._open_index()
+            self._failed_at_s = None
+
+
+def _close_quietly(index: PageIndex) -> None:
+    """Close an index whose last write failed: that closing fails too is expected."""
+    try:
+        index.close()
+    except StoreError:
+        return
