@@ -1,0 +1,145 @@
+"""Tables and plots of the TTFT benchmark."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmark.harness import Summary, percentile, round_ratios, short, summarize, table
+
+COLD, DEVICE, HOST_HIT = "cold", "device hit", "host hit"
+DISK_COLD, DISK_HOT = "disk hit, cold page cache", "disk hit, hot page cache"
+
+SHOWN = (
+    ("recompute", COLD),
+    ("host", HOST_HIT),
+    ("file", DISK_COLD),
+    ("lsm", DISK_COLD),
+    ("file", DISK_HOT),
+    ("lsm", DISK_HOT),
+    ("lsm", DEVICE),
+)
+"""Rows of the tables and bars of the plots: what comes back from where."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One request."""
+
+    row: str
+    phase: str
+    prompt_tokens: int
+    ttft_s: float
+    device_tokens: int
+    host_tokens: int
+    disk_tokens: int
+    output_ids: tuple[int, ...]
+    model: str = ""
+    round_number: int = 0
+
+    def in_round(self, model: str, number: int) -> "Sample":
+        """Return the sample with its model and round."""
+        return replace(self, model=model, round_number=number)
+
+
+def print_report(samples: Sequence[Sample], plots: Path | None) -> None:
+    """Print a table a model and prompt length, and one of load times; draw into `plots`."""
+    for model, length in sorted({(s.model, s.prompt_tokens) for s in samples}):
+        here = [s for s in samples if (s.model, s.prompt_tokens) == (model, length)]
+        print(f"\n### {model}, {length} prompt tokens\n\n{_ttft_table(here)}")
+    print(f"\n### Load time: disk hit minus device hit\n\n{load_table(samples)}")
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        for model in sorted({s.model for s in samples}):
+            _plot([s for s in samples if s.model == model], plots / f"ttft-{model}.png")
+
+
+def by_round(samples: Iterable[Sample], row: str, phase: str) -> dict[int, float]:
+    """Return the TTFT in seconds of one row and phase, by round."""
+    return {s.round_number: s.ttft_s for s in samples if (s.row, s.phase) == (row, phase)}
+
+
+def load_by_round(samples: Sequence[Sample], row: str, phase: str) -> dict[int, float]:
+    """Return disk hit minus device hit of the same row, in seconds, by round."""
+    device = by_round(samples, row, DEVICE)
+    return {n: ttft - device[n] for n, ttft in by_round(samples, row, phase).items()}
+
+
+def load_table(samples: Sequence[Sample]) -> str:
+    """Return load times of the two disk tiers and their ratio, below 1 where ours is faster."""
+    rows = []
+    for model, length in sorted({(s.model, s.prompt_tokens) for s in samples}):
+        here = [s for s in samples if (s.model, s.prompt_tokens) == (model, length)]
+        for phase in (DISK_COLD, DISK_HOT):
+            file, lsm = (load_by_round(here, row, phase) for row in ("file", "lsm"))
+            rows.append(
+                [
+                    f"{model}, {length}, {phase}",
+                    _milliseconds(summarize(file.values())),
+                    _milliseconds(summarize(lsm.values())),
+                    str(round_ratios(lsm, file) or "-"),
+                ]
+            )
+    return table(["what", "file ms", "lsm ms", "lsm / file"], rows)
+
+
+def _ttft_table(samples: Sequence[Sample]) -> str:
+    recompute = by_round(samples, "recompute", COLD)
+    rows = []
+    for row, phase in SHOWN:
+        found = [s for s in samples if (s.row, s.phase) == (row, phase)]
+        if not found:
+            continue
+        ttft = by_round(found, row, phase)
+        hits = {(s.device_tokens, s.host_tokens, s.disk_tokens) for s in found}
+        rows.append(
+            [
+                f"{row}: {phase}",
+                _milliseconds(summarize(ttft.values())),
+                short(percentile(list(ttft.values()), 0.99) * 1e3),
+                str(round_ratios(recompute, ttft) or "-"),
+                " or ".join("/".join(map(str, hit)) for hit in sorted(hits)),
+            ]
+        )
+    head = ["row", "TTFT p50 ms [min..max]", "p99 ms", "x faster than recompute"]
+    return table([*head, "hit tokens device/host/disk"], rows)
+
+
+def _milliseconds(found: Summary | None) -> str:
+    if found is None:
+        return "-"
+    return str(Summary(found.median * 1e3, found.low * 1e3, found.high * 1e3, found.num_rounds))
+
+
+def _plot(samples: Sequence[Sample], path: Path) -> None:
+    """Draw one group of bars a prompt length, whiskers from min to max, seconds on a log axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lengths = sorted({s.prompt_tokens for s in samples})
+    canvas, axes = pyplot.subplots(figsize=(10, 4.5))
+    width = 0.8 / len(SHOWN)
+    for i, (row, phase) in enumerate(SHOWN):
+        found = [
+            summarize(by_round([s for s in samples if s.prompt_tokens == n], row, phase).values())
+            for n in lengths
+        ]
+        places = [g + (i - len(SHOWN) / 2 + 0.5) * width for g, f in enumerate(found) if f]
+        kept = [f for f in found if f is not None]
+        spread = [[f.median - f.low for f in kept], [f.high - f.median for f in kept]]
+        axes.bar(
+            places,
+            [f.median for f in kept],
+            width,
+            yerr=spread,
+            capsize=2,
+            label=f"{row}: {phase}",
+        )
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(lengths)), [f"{n} tokens" for n in lengths])
+    axes.set_ylabel("time to first token, s")
+    axes.set_title(f"{samples[0].model}: median TTFT of a prompt seen before, min to max")
+    axes.legend(fontsize="small", ncols=2)
+    canvas.savefig(path, dpi=120, bbox_inches="tight")
+    pyplot.close(canvas)

@@ -1,0 +1,112 @@
+"""The rows of the TTFT benchmark: one real server each, side by side, asked in turn.
+
+All rows have the same model, page size, device pool and host pool; the rows with a disk tier read
+it by the same rule (`wait_complete`). What differs is named by the row.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.rivals.disk import drop_cached_pages, sync_file_system
+from benchmark.serving import Server, has_gpu
+
+PAGE_SIZE = 64
+RECOMPUTE, HOST, FILE, LSM = "recompute", "host", "file", "lsm"
+
+_HICACHE = (
+    "--enable-hierarchical-cache",
+    *("--hicache-io-backend", "kernel" if has_gpu() else "direct"),
+    *("--hicache-mem-layout", "page_first" if has_gpu() else "page_first_direct"),
+)
+_PREFETCH = ("--hicache-storage-prefetch-policy", "wait_complete")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One rival: its name, and the flags that make it."""
+
+    name: str
+    flags: Callable[[Path], Sequence[str]]
+    """From the directory that the row may fill."""
+    has_disk: bool = False
+
+    def environment(self, directory: Path) -> dict[str, str]:
+        """Return what has to be in the environment: the file backend has no flag for its folder."""
+        return {"SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": str(directory)}
+
+
+ROWS = (
+    Row(RECOMPUTE, lambda _: ("--disable-radix-cache",)),
+    Row(HOST, lambda _: _HICACHE),
+    Row(
+        FILE, lambda _: (*_HICACHE, "--hicache-storage-backend", "file", *_PREFETCH), has_disk=True
+    ),
+    Row(
+        LSM,
+        lambda directory: (
+            *("--kv-storage", "lsm", "--kv-storage-path", str(directory)),
+            *("--kv-storage-size", "24GB"),
+            *_PREFETCH,
+        ),
+        has_disk=True,
+    ),
+)
+
+
+class RunningRow:
+    """A row whose server is up."""
+
+    def __init__(self, row: Row, server: Server, directory: Path) -> None:
+        self.row, self.server = row, server
+        self._directory = directory
+        self._num_backed_up = 0
+
+    def flush(self, *, num_tokens: int, drop_page_cache: bool) -> None:
+        """Wait until the disk has the last prompt, then empty device and host.
+
+        Args:
+            num_tokens: tokens of full pages put since the last call.
+            drop_page_cache: make the next read come from the disk.
+        """
+        self._num_backed_up += num_tokens
+        if self.row.has_disk:
+            self.server.wait_backed_up(self._num_backed_up)
+        self.server.flush_cache()
+        if drop_page_cache:
+            sync_file_system(self._directory)
+            drop_cached_pages(self._directory)
+
+
+def start_rows(
+    model: Path,
+    directory: Path,
+    *,
+    pool_tokens: int,
+    stack: ExitStack,
+    progress: Callable[[str], None],
+) -> list[RunningRow]:
+    """Start a server a row; `stack` stops them.
+
+    Args:
+        directory: each row gets a folder in it for its data and a log beside it.
+        pool_tokens: tokens of the device pool; the host pool has twice as many.
+
+    Raises:
+        ServerError: one did not start.
+    """
+    running = []
+    for row in ROWS:
+        data = directory / row.name
+        data.mkdir(parents=True)
+        progress(f"starting {row.name}")
+        flags = [
+            *("--page-size", str(PAGE_SIZE), "--max-total-tokens", str(pool_tokens)),
+            *(() if has_gpu() else ("--dtype", "float32")),
+            *row.flags(data),
+        ]
+        log = directory / f"{row.name}.log"
+        server = Server.start(model, flags, log=log, env=row.environment(data), progress=progress)
+        running.append(RunningRow(row, stack.enter_context(server), data))
+    return running

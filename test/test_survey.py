@@ -1,0 +1,68 @@
+"""What is counted and verified from outside, while another process has the store open."""
+
+from pathlib import Path
+
+import pytest
+from sglang_lsm.errors import ConfigError
+from sglang_lsm.store import Store
+from sglang_lsm.survey import find_stores, survey, verify
+from support.page_maker import fingerprint, pages_of, path_of, small_config
+
+PIECES = (3000, 5000)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    opened = Store.open(tmp_path / "tp0-pp0", small_config())
+    yield opened
+    opened.close()
+
+
+def test_counts_pages_and_beginnings_of_an_open_store(store: Store):
+    namespace = store.register(fingerprint("a"))
+    other = store.register(fingerprint("b"))
+    for path in (
+        path_of(namespace, range(70)),
+        path_of(namespace, [0, 1, "branch"]),
+        path_of(namespace, ["second beginning"]),
+    ):
+        store.put_batch(path, pages_of(path, PIECES))
+    found = survey(store.directory)
+    ours, theirs = (found.namespaces[name.hex()] for name in (namespace, other))
+    assert (ours.num_pages, ours.num_roots) == (72, 2)
+    assert ours.num_bytes == 72 * sum(PIECES)
+    assert '"model":"a"' in ours.fingerprint
+    assert (theirs.num_pages, theirs.num_roots) == (0, 0)
+    assert found.allocated_bytes == store.stats().allocated_bytes
+
+
+def test_verify_finds_exactly_the_pages_that_were_changed(store: Store):
+    path = path_of(store.register(fingerprint()), range(8))
+    store.put_batch(path, pages_of(path, PIECES))
+    assert verify(store.directory).damaged == []
+    segment = next((store.directory / "log").glob("*.seg"))
+    content = bytearray(segment.read_bytes())
+    wanted = pages_of(path, PIECES)[3][1]
+    at = bytes(content).index(bytes(wanted))
+    content[at + 100] ^= 1
+    segment.write_bytes(content)
+    report = verify(store.directory)
+    assert report.num_pages == 8
+    (line,) = report.damaged
+    assert "checksum" in line and f"offset={at - PIECES[0]}" in line
+
+
+def test_verify_reports_a_missing_segment(store: Store):
+    path = path_of(store.register(fingerprint()), range(3))
+    store.put_batch(path, pages_of(path, PIECES))
+    next((store.directory / "log").glob("*.seg")).unlink()
+    assert len(verify(store.directory).damaged) == 3
+
+
+def test_finds_the_stores_of_all_ranks(tmp_path: Path):
+    for rank in ("tp1-pp0", "tp0-pp0"):
+        Store.open(tmp_path / rank, small_config()).close()
+    assert find_stores(tmp_path) == [tmp_path / "tp0-pp0", tmp_path / "tp1-pp0"]
+    assert find_stores(tmp_path / "tp1-pp0") == [tmp_path / "tp1-pp0"]
+    with pytest.raises(ConfigError, match="no store"):
+        find_stores(tmp_path / "tp1-pp0" / "log")
