@@ -1,0 +1,121 @@
+"""What the harness makes of a server's words; the server itself is tested in test/e2e."""
+
+import json
+import os
+import select
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from benchmark import serving
+from benchmark.serving import Cached, Server, ServerError
+
+
+@pytest.fixture
+def answering():
+    """Make a Server whose other end answers every request with the given body."""
+    running = []
+
+    def make(body, status=200):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            do_POST = do_GET
+
+            def log_message(self, *_args):
+                pass
+
+        http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=http.serve_forever).start()
+        running.append(http)
+        return Server(None, http.server_port, None)
+
+    yield make
+    for http in running:
+        http.shutdown()
+        http.server_close()
+
+
+def events(*bodies):
+    return "".join(f"data: {json.dumps(body)}\n\n" for body in bodies) + "data: [DONE]\n\n"
+
+
+def meta(**details):
+    return {"prompt_tokens": 9, "cached_tokens": 7, "cached_tokens_details": details or None}
+
+
+def test_generate_reads_the_last_event(answering):
+    server = answering(
+        events(
+            {"text": "a", "output_ids": [1], "meta_info": meta(device=4, host=1, storage=2)},
+            {"text": "ab", "output_ids": [1, 2], "meta_info": meta(device=4, host=1, storage=2)},
+        )
+    )
+    reply = server.generate(prompt="x")
+    assert (reply.text, reply.output_ids, reply.prompt_tokens) == ("ab", (1, 2), 9)
+    assert reply.cached == Cached(device=4, host=1, disk=2)
+    assert 0 < reply.ttft_s <= reply.total_s
+
+
+def test_chat_joins_the_pieces_and_takes_usage_from_the_end(answering):
+    def piece(content):
+        return {"choices": [{"delta": {"role": "assistant", "content": content}}]}
+
+    usage = {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}}
+    details = {"sglext": {"cached_tokens_details": {"device": 0, "host": 0, "storage": 3}}}
+    server = answering(
+        events(piece(""), piece("a"), piece("b"), {"choices": [], **details}, {"usage": usage})
+    )
+    reply = server.chat([{"role": "user", "content": "x"}])
+    assert (reply.text, reply.prompt_tokens, reply.cached) == ("ab", 9, Cached(disk=3))
+    assert 0 < reply.ttft_s <= reply.total_s
+
+
+def test_without_details_cached_tokens_are_the_device_s(answering):
+    server = answering(events({"text": "", "output_ids": [], "meta_info": meta()}))
+    assert server.generate(prompt="x").cached == Cached(device=7)
+
+
+def test_an_error_inside_a_stream_is_an_error(answering):
+    server = answering(events({"error": {"message": "too long"}}))
+    with pytest.raises(ServerError, match="too long"):
+        server.generate(prompt="x")
+
+
+def test_a_refusal_is_an_error(answering):
+    with pytest.raises(ServerError, match="status=503"):
+        answering("busy", status=503).flush_cache()
+
+
+def test_a_server_that_is_gone_is_an_error():
+    server = Server(None, serving._free_port(), None)
+    with pytest.raises(ServerError, match="does not answer"):
+        server.generate(prompt="x")
+
+
+def test_metric_is_summed_over_labels(answering):
+    server = answering(
+        '# TYPE sglang:taken_total counter\nsglang:taken_total{rank="0"} 3\n'
+        'sglang:taken_total{rank="1"} 4\n# TYPE sglang:other gauge\nsglang:other 9\n'
+    )
+    assert server.metric("sglang:taken_total") == 7
+    assert server.metric("sglang:absent") == 0
+
+
+def test_a_server_that_ends_while_starting_shows_its_log_and_leaves_nothing(tmp_path, monkeypatch):
+    # Every process of the server holds the pipe's other end, so its end is theirs.
+    os.mkfifo(tmp_path / "alive")
+    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    script = "exec 3>alive; echo no such model; sleep 1000 & exit 3"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serving, "launch_command", lambda *_: ["sh", "-c", script])
+    with pytest.raises(ServerError, match=r"exit_code=3 .*(?s:.*)no such model"):
+        Server.start(tmp_path, log=tmp_path / "log")
+    assert select.select([alive], [], [], 60)[0] == [alive]
+    assert os.read(alive, 1) == b""
+    os.close(alive)
