@@ -77,6 +77,8 @@ class TensorLog:
         self._segments_lock = threading.Lock()
         self._segments: dict[int, Segment] = {}
         self._sealed_bytes: dict[int, int] = {}
+        self._unsynced: set[Segment] = set()
+        """Segments that were written since they were last synced, sealed ones included."""
         self._tail: Segment | None = None
         self._next_id = 1
         self._read_direct = config.io_mode == "direct"
@@ -104,6 +106,8 @@ class TensorLog:
                 continue
             self._segments[segment_id] = segment
             self._sealed_bytes[segment_id] = segment.allocated_bytes()
+        # Nobody knows what the process before has synced.
+        self._unsynced.update(self._segments.values())
         if self._segments:
             self._trim(self._segments[max(self._segments)])
 
@@ -205,12 +209,23 @@ class TensorLog:
         return ReadResult(intact, damaged)
 
     def sync(self) -> None:
-        """Make every page written so far durable."""
-        tail = self._tail
-        if tail is not None:
-            with tail.in_use() as alive:
-                if alive:
-                    tail.sync()
+        """Make every page written so far durable, those of earlier processes included.
+
+        Raises:
+            UnavailableError: an I/O error; the next call tries again.
+        """
+        with self._segments_lock:
+            unsynced, self._unsynced = self._unsynced, set()
+        while unsynced:
+            segment = unsynced.pop()
+            try:
+                with segment.in_use() as alive:
+                    if alive:
+                        segment.sync()
+            except UnavailableError:
+                with self._segments_lock:
+                    self._unsynced |= {segment, *unsynced}
+                raise
         self._fs.sync_dir(self._directory)
 
     def drop(self, segment_id: int) -> None:
@@ -218,6 +233,8 @@ class TensorLog:
         with self._segments_lock:
             segment = self._segments.pop(segment_id, None)
             self._sealed_bytes.pop(segment_id, None)
+            if segment is not None:
+                self._unsynced.discard(segment)
         if segment is not None:
             segment.retire(unlink=True)
 
@@ -271,6 +288,9 @@ class TensorLog:
         segment_id = self._next_id
         path = self._directory / segment_name(segment_id)
         tail = Segment.create(self._fs, path, segment_id, size)
+        if self._config.durability == "batch":
+            # A synced page in a file whose name is lost is lost as well.
+            self._fs.sync_dir(self._directory)
         self._next_id += 1
         with self._segments_lock:
             self._segments[segment_id] = tail
@@ -325,6 +345,9 @@ class TensorLog:
         place.segment.write(parts, place.offset, direct=direct)
         if self._config.durability == "batch":
             place.segment.sync()
+        else:
+            with self._segments_lock:
+                self._unsynced.add(place.segment)
         return batch.locations()
 
     def _describe(
