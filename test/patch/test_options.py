@@ -1,0 +1,96 @@
+"""Options: read strictly, and the same in the workers as in the launcher."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sglang_lsm.config import MIB, IndexConfig, LogConfig
+from sglang_lsm.errors import ConfigError
+
+from sglang_lsm_patch.options import ModelSource, TierSettings, parse_options, read_json_object
+
+
+@given(
+    quota_mib=st.integers(64, 1 << 20),
+    min_free_bytes=st.integers(0, 1 << 50),
+    segment_mib=st.integers(1, 16),
+    io_mode=st.sampled_from(["auto", "buffered", "direct"]),
+    revision=st.text(),
+)
+def test_settings_survive_the_way_to_a_worker(
+    quota_mib, min_free_bytes, segment_mib, io_mode, revision
+):
+    settings = TierSettings(
+        path="/somewhere",
+        quota_bytes=quota_mib * MIB,
+        min_free_bytes=min_free_bytes,
+        log=LogConfig(segment_bytes=segment_mib * MIB, io_mode=io_mode),
+        index=IndexConfig(),
+        model=ModelSource(revision=revision),
+        write_policy="through",
+    )
+    travelled = json.loads(json.dumps({"kv_storage": settings.to_mapping()}))
+    assert TierSettings.from_extra_config(travelled) == settings
+
+
+def test_nothing_asked_for_is_no_tier():
+    assert parse_options(None) is None
+
+
+@pytest.mark.parametrize("name", ["path", "size", "config"])
+def test_an_option_without_the_tier_is_refused(name):
+    with pytest.raises(ConfigError, match=f"--kv-storage-{name} has no effect"):
+        parse_options(None, **{name: "1GB"})
+
+
+def test_the_default_path_is_in_the_cache_directory(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert parse_options("lsm").path == tmp_path / "sglang-lsm"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_options("lsm").path == tmp_path / ".cache" / "sglang-lsm"
+
+
+def test_a_config_is_text_a_file_or_a_mapping(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"min_free": "7%"}')
+    for config in ('{"min_free": "7%"}', f"@{file}", {"min_free": "7%"}):
+        assert parse_options("lsm", config=config).config.min_free == "7%"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "must be a JSON object"),
+        ("@/nowhere/at/all.json", "cannot read the file"),
+        ('{"min_fre": "5%"}', "nearest valid one is 'min_free'"),
+        ('{"log": {"io_mod": "direct"}}', "nearest valid one is 'io_mode'"),
+        ('{"log": {"io_mode": "fast"}}', "must be one of"),
+        ('{"min_free": 5}', "must be of type str"),
+        ('{"log": {"segment_bytes": 1}}', "at least 1 MiB"),
+        ('{"quota_bytes": 1}', "unknown setting"),
+    ],
+)
+def test_a_bad_config_is_refused(config, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_options("lsm", config=config)
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ConfigError, match="known: lsm"):
+        parse_options("rocks")
+
+
+def test_an_empty_path_is_refused():
+    with pytest.raises(ConfigError, match="must not be empty"):
+        parse_options("lsm", path="")
+
+
+@given(st.text())
+def test_json_is_an_object_or_refused(text):
+    try:
+        assert isinstance(read_json_object(text, option="x"), dict)
+    except ConfigError:
+        return

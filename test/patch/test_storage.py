@@ -1,0 +1,337 @@
+"""The adapter on real host pools and a real store: a hit is bit-equal, a failure is a miss."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sglang_lsm.errors import ConfigError, FormatVersionError
+from sglang_pools import (
+    HEAD_DIM,
+    NUM_PAGES,
+    PAGE_SIZE,
+    V_HEAD_DIM,
+    chain,
+    make_storage_config,
+    mha_pool,
+    mla_pool,
+    slots,
+)
+
+from sglang_lsm_patch.host_pages import host_pages
+from sglang_lsm_patch.options import ModelSource
+from sglang_lsm_patch.storage import LsmStorage
+
+ROOT_TO_LEAF = chain(200)
+
+
+def info(prefix_keys):
+    from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo
+
+    return HiCacheStorageExtraInfo(prefix_keys=prefix_keys)
+
+
+def page_content(pool, page):
+    return [bytes(piece) for piece in host_pages(pool).buffers(slots([page]), 1)[0]]
+
+
+@pytest.mark.parametrize(
+    "make_pool",
+    [
+        lambda: mha_pool("page_first", dtype=torch.bfloat16),
+        lambda: mha_pool("page_first_direct"),
+        lambda: mha_pool("layer_first"),
+        lambda: mha_pool("page_head"),
+        lambda: mha_pool("page_first", v_head_dim=V_HEAD_DIM),
+        lambda: mla_pool("page_first"),
+    ],
+)
+def test_pages_come_back_bit_equal_into_other_slots(make_storage, make_pool):
+    pool = make_pool()
+    storage = make_storage(pool)
+    keys = ROOT_TO_LEAF[:3]
+    expected = [page_content(pool, page) for page in (4, 0, 2)]
+
+    assert storage.batch_set_v1(keys, slots([4, 0, 2]), info([])) == [True] * 3
+    assert storage.batch_get_v1(keys, slots([1, 3, 5]), info(None)) == [True] * 3
+
+    assert [page_content(pool, page) for page in (1, 3, 5)] == expected
+
+
+@given(stored=st.integers(0, 150), first=st.integers(0, 150), asked=st.integers(0, 150))
+def test_probe_and_get_find_the_leading_run(tmp_path_factory, stored, first, asked):
+    """Whatever the batches a path was written in, and wherever the question starts."""
+    from sglang_lsm.config import MIB, IndexConfig, LogConfig
+
+    from sglang_lsm_patch.options import TierSettings
+
+    pool = mha_pool()
+    settings = TierSettings(
+        path=str(tmp_path_factory.mktemp("tier")),
+        quota_bytes=64 * MIB,
+        min_free_bytes=0,
+        log=LogConfig(segment_bytes=MIB),
+        index=IndexConfig(),
+        model=ModelSource(),
+        write_policy="through",
+    )
+    storage = LsmStorage(make_storage_config(settings), {})
+    storage.register_mem_pool_host(pool)
+    for start in range(0, stored, 5):
+        keys = ROOT_TO_LEAF[start : min(start + 5, stored)]
+        pages = [i % NUM_PAGES for i in range(len(keys))]
+        assert all(storage.batch_set_v1(keys, slots(pages), info(ROOT_TO_LEAF[:start])))
+
+    keys = ROOT_TO_LEAF[first : first + asked]
+    expected = max(0, min(stored - first, len(keys)))
+    assert storage.batch_exists(keys, info(ROOT_TO_LEAF[:first])) == expected
+    few = keys[:NUM_PAGES]
+    found = storage.batch_get_v1(few, slots(range(len(few))), info(ROOT_TO_LEAF[:first]))
+    assert found == [i < expected for i in range(len(few))]
+    assert storage.miss_counts() == {}
+    storage.close()
+
+
+def test_pages_survive_a_restart(make_storage):
+    pool = mha_pool()
+    first = make_storage(pool)
+    first.batch_set_v1(ROOT_TO_LEAF[:2], slots([0, 1]), info([]))
+    first.close()
+    assert make_storage(pool).batch_exists(ROOT_TO_LEAF[:4], info(None)) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"make_pool": lambda: mha_pool("page_first")},
+        {"make_pool": lambda: mha_pool(dtype=torch.float16)},
+        {"make_pool": lambda: mha_pool(page_size=2 * PAGE_SIZE)},
+        {"make_pool": lambda: mha_pool(v_head_dim=V_HEAD_DIM)},
+        {"make_pool": lambda: mla_pool()},
+        {"model": {"revision": "other"}},
+        {"model": {"json_model_override_args": '{"rope_theta": 1}'}},
+        {"model": {"kv_cache_dtype": "fp8_e5m2"}},
+        {"config": {"tp_size": 2}},
+    ],
+)
+def test_what_differs_in_anything_but_tokens_never_hits(make_storage, settings, other):
+    first = make_storage(mha_pool())
+    first.batch_set_v1(ROOT_TO_LEAF[:2], slots([0, 1]), info([]))
+    first.close()
+
+    model = dataclasses.replace(settings.model, **other.get("model", {}))
+    second = make_storage(
+        other.get("make_pool", mha_pool)(),
+        of=dataclasses.replace(settings, model=model),
+        **other.get("config", {}),
+    )
+
+    assert second.batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
+
+
+def test_other_weights_under_the_same_path_never_hit(make_storage, settings):
+    pool = mha_pool()
+    first = make_storage(pool)
+    first.batch_set_v1(ROOT_TO_LEAF[:2], slots([0, 1]), info([]))
+    first.close()
+    weights = Path(settings.model.model_path) / "model.safetensors"
+    weights.write_bytes(b"x" * weights.stat().st_size)
+    os.utime(weights, ns=(1, 1))
+    assert make_storage(pool).batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
+
+
+def test_a_page_is_found_only_at_its_place_on_the_path(make_storage):
+    storage = make_storage(mha_pool())
+    storage.batch_set_v1(ROOT_TO_LEAF[:3], slots([0, 1, 2]), info([]))
+    assert storage.batch_exists(ROOT_TO_LEAF[1:3], info(ROOT_TO_LEAF[:1])) == 2
+    assert storage.batch_exists(ROOT_TO_LEAF[1:3], info([])) == 0
+
+
+def test_the_old_calls_copy_pages(make_storage):
+    pool = mha_pool("page_first")
+    storage = make_storage(pool)
+    page = pool.get_data_page(PAGE_SIZE)
+    keys = ROOT_TO_LEAF[:3]
+
+    assert storage.set(keys[0], page) and storage.batch_set(keys[1:2], [page + 1])
+
+    assert [storage.exists(key) for key in keys] == [True, True, False]
+    assert storage.batch_exists(keys) == 2
+    assert torch.equal(storage.get(keys[0]), page)
+    target = torch.zeros_like(page)
+    assert storage.get(keys[1], target) is target and torch.equal(target, page + 1)
+    found = storage.batch_get(keys, [torch.zeros_like(page) for _ in keys])
+    assert torch.equal(found[1], page + 1) and found[2] is None
+
+
+MALFORMED = [
+    (["not hexadecimal"], slots([0])),
+    (["ab"], slots([0])),
+    ([None], slots([0])),
+    (ROOT_TO_LEAF[:1], slots([0])[:-1]),
+    (ROOT_TO_LEAF[:2], slots([0])),
+    (ROOT_TO_LEAF[:1], slots([999])),
+]
+
+
+@pytest.mark.parametrize(("keys", "indices"), MALFORMED)
+def test_malformed_requests_are_misses(make_storage, keys, indices):
+    storage = make_storage(mha_pool())
+    assert storage.batch_set_v1(keys, indices, info([])) == [False] * len(keys)
+    assert storage.batch_get_v1(keys, indices, info([])) == [False] * len(keys)
+    assert storage.miss_counts() == {"ConfigError": 2}
+
+
+@pytest.mark.parametrize(
+    "value", [None, torch.zeros(3), torch.zeros(2, 2).t(), "page", torch.zeros(1, device="meta")]
+)
+def test_wrong_tensors_are_misses(make_storage, value):
+    storage = make_storage(mha_pool("page_first"))
+    key = ROOT_TO_LEAF[0]
+    assert storage.set(key, value) is False
+    assert storage.batch_set([key], value) is False
+    assert storage.batch_get([key], [value]) == [None]
+    assert storage.miss_counts()["ConfigError"] == 3
+
+
+def test_after_close_everything_is_a_miss(make_storage):
+    storage = make_storage(mha_pool())
+    storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([0]), info([]))
+    storage.close()
+    storage.close()
+    assert storage.batch_exists(ROOT_TO_LEAF[:1], info([])) == 0
+    assert storage.batch_get_v1(ROOT_TO_LEAF[:1], slots([0]), info([])) == [False]
+    assert storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([0]), info([])) == [False]
+    assert storage.clear() is False
+    assert storage.miss_counts() == {"ClosedError": 4}
+
+
+def test_before_the_host_pool_is_known_everything_is_a_miss(settings):
+    storage = LsmStorage(make_storage_config(settings), {})
+    assert storage.batch_exists(ROOT_TO_LEAF[:1], info([])) == 0
+    storage.close()
+
+
+def test_a_store_that_cannot_be_opened_is_no_reason_to_die(settings, make_storage, tmp_path):
+    """The disk died over night: the server starts, without a disk tier."""
+    (tmp_path / "tier").write_text("not a directory")
+    storage = make_storage(mha_pool())
+    assert storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([0]), info([])) == [False]
+    assert storage.batch_exists(ROOT_TO_LEAF[:1], info([])) == 0
+    assert storage.miss_counts()["UnavailableError"] == 1
+
+
+def test_requests_go_on_when_the_directory_is_deleted_while_serving(make_storage, settings):
+    pool = mha_pool()
+    storage = make_storage(pool)
+    storage.batch_set_v1(ROOT_TO_LEAF[:2], slots([0, 1]), info([]))
+    shutil.rmtree(settings.path)
+    before = page_content(pool, 0)
+
+    for start in range(0, 150, 2):
+        keys = ROOT_TO_LEAF[start : start + 2]
+        storage.batch_set_v1(keys, slots([0, 1]), info(ROOT_TO_LEAF[:start]))
+        found = storage.batch_get_v1(keys, slots([2, 3]), info(ROOT_TO_LEAF[:start]))
+        assert not found[0] or page_content(pool, 2) == before
+
+
+def test_a_second_server_on_the_directory_is_refused(make_storage, settings):
+    make_storage(mha_pool())
+    with pytest.raises(ConfigError):
+        LsmStorage(make_storage_config(settings), {})
+
+
+def test_ranks_keep_stores_of_their_own(make_storage):
+    first = make_storage(mha_pool(), tp_size=2)
+    second = make_storage(mha_pool(), tp_size=2, tp_rank=1)
+    first.batch_set_v1(ROOT_TO_LEAF[:1], slots([0]), info([]))
+    assert first.batch_exists(ROOT_TO_LEAF[:1], info([])) == 1
+    assert second.batch_exists(ROOT_TO_LEAF[:1], info([])) == 0
+
+
+def test_a_newer_store_is_refused_and_left_untouched(settings, newer_store):
+    before = newer_store()
+    with pytest.raises(FormatVersionError):
+        LsmStorage(make_storage_config(settings), {})
+    changed = {path for path, data in newer_store().items() if before.get(path) != data}
+    assert {path.name for path in changed} <= {"LOCK"}
+
+
+def test_started_without_the_flag_is_refused(settings):
+    config = dataclasses.replace(make_storage_config(settings), extra_config={})
+    with pytest.raises(ConfigError, match="--kv-storage"):
+        LsmStorage(config, {})
+
+
+def test_a_page_larger_than_a_segment_is_refused(settings):
+    from sglang_lsm.config import MIB, LogConfig
+
+    big = mha_pool(page_size=4096)
+    assert big.get_size_per_token() * 4096 >= MIB
+    small = dataclasses.replace(settings, log=LogConfig(segment_bytes=MIB))
+    storage = LsmStorage(make_storage_config(small), {})
+    with pytest.raises(ConfigError, match="does not fit"):
+        storage.register_mem_pool_host(big)
+    storage.close()
+
+
+def test_clear_forgets_this_model_only(make_storage, settings):
+    pool = mha_pool()
+    other_model = dataclasses.replace(settings.model, revision="other")
+    other = make_storage(pool, of=dataclasses.replace(settings, model=other_model))
+    other.batch_set_v1(ROOT_TO_LEAF[:1], slots([0]), info([]))
+    other.close()
+    storage = make_storage(pool)
+    storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([0]), info([]))
+
+    assert storage.clear() is True
+
+    assert storage.batch_exists(ROOT_TO_LEAF[:1], info([])) == 0
+    storage.close()
+    again = make_storage(pool, of=dataclasses.replace(settings, model=other_model))
+    assert again.batch_exists(ROOT_TO_LEAF[:1], info([])) == 1
+
+
+def test_stats_are_taken_once(make_storage):
+    storage = make_storage(mha_pool())
+    storage.batch_set_v1(ROOT_TO_LEAF[:3], slots([0, 1, 2]), info([]))
+    storage.batch_get_v1(ROOT_TO_LEAF[:5], slots([0, 1, 2, 3, 4]), info([]))
+
+    stats = storage.get_stats()
+
+    assert (stats.backup_pgs, stats.prefetch_pgs) == ([3], [3])
+    assert len(stats.backup_bandwidth) == len(stats.prefetch_bandwidth) == 1
+    assert stats.backup_bandwidth[0] > 0
+    assert storage.get_stats().backup_pgs == []
+
+
+def test_no_stats_when_metrics_are_off(make_storage):
+    assert make_storage(mha_pool(), enable_storage_metrics=False).get_stats() is None
+
+
+def test_a_model_with_further_pools_never_hits(make_storage, caplog):
+    from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer
+
+    storage = make_storage(mha_pool())
+    transfers = [PoolTransfer(name=PoolName.MAMBA, keys=ROOT_TO_LEAF[:2])]
+    storage.register_mem_host_pool_v2(mha_pool(), PoolName.KV)
+    assert storage.batch_exists_v2(ROOT_TO_LEAF[:1]).kv_hit_pages == 0
+    storage.register_mem_host_pool_v2(mha_pool(), PoolName.MAMBA)
+
+    assert "kv storage is off" in caplog.text
+    assert storage.batch_exists_v2(ROOT_TO_LEAF[:2], transfers, info([])).kv_hit_pages == 0
+    assert storage.batch_set_v2(transfers) == {PoolName.MAMBA: [False, False]}
+    assert storage.batch_get_v2(transfers) == {PoolName.MAMBA: [False, False]}
+    assert storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([0]), info([])) == [False]
+
+
+def test_the_log_says_in_one_line_that_the_tier_is_on(make_storage, settings, caplog):
+    with caplog.at_level("INFO", logger="sglang_lsm_patch.storage"):
+        make_storage(mha_pool())
+    (line,) = [r.getMessage() for r in caplog.records if "kv storage on" in r.getMessage()]
+    for part in (settings.path, "size_bytes=67108864", "namespace=", "page_bytes=", HEAD_DIM):
+        assert str(part) in line
