@@ -319,6 +319,15 @@ class Store:
             return False
         values = map(format.encode_index_value, locations)
         self._index.put(list(zip(new_keys, values, strict=True)))
+        # A call that nearly fills the store may have evicted its own first pages meanwhile.
+        gone = [
+            key
+            for key, at in zip(new_keys, locations, strict=True)
+            if not self._log.has(at.segment_id)
+        ]
+        if gone:
+            self._index.delete(gone)
+            self._counters.add(pages_evicted=len(gone))
         if self.config.log.durability == "batch":
             self._index.sync()
         return True
