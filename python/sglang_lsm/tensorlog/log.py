@@ -229,14 +229,20 @@ class TensorLog:
         self._fs.sync_dir(self._directory)
 
     def drop(self, segment_id: int) -> None:
-        """Delete a segment that is not the tail; its pages become misses at once."""
+        """Delete a segment that is not the tail; its pages become misses at once.
+
+        Raises:
+            UnavailableError: the file cannot be deleted; its bytes still count, call again.
+        """
         with self._segments_lock:
-            segment = self._segments.pop(segment_id, None)
+            segment = self._segments.get(segment_id)
+        if segment is None:
+            return
+        segment.retire(unlink=True)
+        with self._segments_lock:
+            self._segments.pop(segment_id, None)
             self._sealed_bytes.pop(segment_id, None)
-            if segment is not None:
-                self._unsynced.discard(segment)
-        if segment is not None:
-            segment.retire(unlink=True)
+            self._unsynced.discard(segment)
 
     def drop_cache(self) -> None:
         """Ask that the page cache forget the log; for benchmarks."""
@@ -285,13 +291,14 @@ class TensorLog:
     def _new_tail(self) -> Segment:
         size = self._config.segment_bytes
         self._admit(size)
+        # Taken even if the file cannot be made: a name that is left over must not block the next.
         segment_id = self._next_id
+        self._next_id += 1
         path = self._directory / segment_name(segment_id)
         tail = Segment.create(self._fs, path, segment_id, size)
         if self._config.durability == "batch":
             # A synced page in a file whose name is lost is lost as well.
             self._fs.sync_dir(self._directory)
-        self._next_id += 1
         with self._segments_lock:
             self._segments[segment_id] = tail
             self._sealed_bytes[segment_id] = size
