@@ -11,14 +11,12 @@ smaller than the index in turn. The kernel's page cache holds the tables either 
 
 import argparse
 import gc
-import multiprocessing
 import random
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +36,7 @@ from benchmark.index_rivals import INDEXES, PathIndex
 from benchmark.measure import resident_bytes
 from benchmark.pagedata import benchmark_namespace, chained_hashes
 from benchmark.rivals.interface import RivalUnavailableError
+from benchmark.workers import Unmeasured, run_alone
 
 BRANCHES, SHARED_PAGES, PATH_PAGES, ASKED_PAGES = 4, 16, 64, 128
 FAMILY_PAGES = SHARED_PAGES + BRANCHES * (PATH_PAGES - SHARED_PAGES)
@@ -91,15 +90,17 @@ def insertions(family: int) -> Iterator[PagePath]:
         yield PagePath(namespace, hashes, SHARED_PAGES if branch else 0)
 
 
-def measure_index(cell: IndexCell, directory: Path) -> Figures | str:
-    """Measure one index in an empty directory; a reason where it cannot run here."""
+def measure_index(cell: IndexCell, directory: Path) -> Figures:
+    """Measure one index in a fresh directory, which is deleted afterwards.
+
+    Raises:
+        RivalUnavailableError: it cannot run here.
+    """
     spec = INDEXES[cell.index]
     config = IndexConfig(block_cache_bytes=CACHES.get(cell.cache, 0))
     directory.mkdir(parents=True)
     try:
         return _measure(cell, lambda: spec.open(directory, config), spec.survives)
-    except RivalUnavailableError as error:
-        return str(error)
     finally:
         shutil.rmtree(directory)
 
@@ -195,21 +196,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.dir.mkdir(parents=True, exist_ok=True)
     facts = machine_facts(options.dir)
-    results: list[tuple[IndexCell, Figures | str]] = []
+    results: list[tuple[IndexCell, Figures | Unmeasured]] = []
     with tempfile.TemporaryDirectory(dir=options.dir) as directory:
         for cell in _cells(options):
-            # A fresh process each: the memory of one index must not hide that of the next.
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                job = process.submit(measure_index, cell, Path(directory) / "index")
-                results.append((cell, job.result()))
+            results.append((cell, run_alone(measure_index, cell, Path(directory) / "index")))
     print_facts(facts)
     for num_entries in sorted({cell.num_entries for cell, _ in results}):
         print(f"\n### {num_entries:.0e} entries\n")
         print(_table([(c, f) for c, f in results if c.num_entries == num_entries]))
     if options.json:
-        cells = [{**asdict(cell), "figures": figures} for cell, figures in results]
+        cells = [{**asdict(cell), "figures": _plain(figures)} for cell, figures in results]
         write_json(options.json, {"benchmark": "index", "machine": facts, "cells": cells})
-    return 0
+    return 1 if any(isinstance(f, Unmeasured) and f.failed for _, f in results) else 0
 
 
 def _cells(options: argparse.Namespace) -> Iterator[IndexCell]:
@@ -231,16 +229,20 @@ def _cells(options: argparse.Namespace) -> Iterator[IndexCell]:
                 yield IndexCell(name, num_entries, cache, probes, options.seed + number)
 
 
-def _table(results: Sequence[tuple[IndexCell, Figures | str]]) -> str:
+def _plain(figures: Figures | Unmeasured) -> Figures | dict[str, str]:
+    return {"not_measured": figures.reason} if isinstance(figures, Unmeasured) else figures
+
+
+def _table(results: Sequence[tuple[IndexCell, Figures | Unmeasured]]) -> str:
     rows = []
     for name in INDEXES:
         for cache in (*CACHES, "-"):
             mine = [f for cell, f in results if (cell.index, cell.cache) == (name, cache)]
             if not mine:
                 continue
-            measured = [figures for figures in mine if not isinstance(figures, str)]
+            measured = [figures for figures in mine if not isinstance(figures, Unmeasured)]
             if not measured:
-                rows.append([name, cache, str(mine[0]), *[""] * (len(COLUMNS) - 1)])
+                rows.append([name, cache, mine[0].reason, *[""] * (len(COLUMNS) - 1)])
                 continue
             row = [name, cache]
             for figure, _ in COLUMNS:

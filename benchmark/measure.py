@@ -196,7 +196,7 @@ class _Run:
             pages = self._pages[: len(numbers)]
             with phase.call(len(numbers) * self._cell.page_bytes):
                 num_found = rival.get(path, pages)
-            self._check(numbers, num_found)
+            check_pages(self._source, pages, numbers, num_found)
             if phase.seconds > self._cell.phase_s:
                 break
         return phase
@@ -207,12 +207,20 @@ class _Run:
             self._source.fill(page, number)
         return pages
 
-    def _check(self, numbers: range, num_found: int) -> None:
-        if num_found != len(numbers):
-            raise WrongPagesError(f"pages are missing. wanted={len(numbers)} got={num_found}")
-        for page, number in zip(self._pages, numbers, strict=False):
-            if not self._source.matches(page, number):
-                raise WrongPagesError(f"a page came back changed. page={number}")
+
+def check_pages(
+    source: PageSource, pages: Sequence[PageBuffer], numbers: Sequence[int], num_found: int
+) -> None:
+    """Compare what a get filled with the pages `numbers`, byte for byte.
+
+    Raises:
+        WrongPagesError: a page is missing or differs.
+    """
+    if num_found != len(numbers):
+        raise WrongPagesError(f"pages are missing. wanted={len(numbers)} got={num_found}")
+    for page, number in zip(pages, numbers, strict=True):
+        if not source.matches(page, number):
+            raise WrongPagesError(f"a page came back changed. page={number}")
 
 
 def _get_figures(name: str, phase: Phase) -> Figures:

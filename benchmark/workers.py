@@ -1,22 +1,52 @@
-"""One process a rival: it imports once, then measures cell after cell as the driver asks."""
+"""Processes to measure in: one a rival that stays, or one a measurement."""
 
 import multiprocessing
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-from benchmark.measure import Cell, Figures, measure
+from benchmark.measure import Cell, Figures, WrongPagesError, measure
 from benchmark.memory_limit import inside
 from benchmark.rivals import RivalUnavailableError, Space, open_rival
 
 _CONTEXT = multiprocessing.get_context("spawn")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class WorkerDiedError(Exception):
     """The rival's process ended; its traceback is on standard error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """Why there are no figures; printed as a row."""
+
+    reason: str
+    failed: bool
+    """True where the rival ran and went wrong, False where it cannot run here."""
+
+
+def run_alone(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T | Unmeasured:
+    """Call `work` in a fresh process, so that no measurement inherits another's memory.
+
+    A rival that is unavailable, loses pages, fails at I/O or kills its process is `Unmeasured`;
+    anything else is a bug of the benchmark and is raised.
+    """
+    with ProcessPoolExecutor(1, _CONTEXT) as process:
+        job = process.submit(work, *arguments, **named)
+        try:
+            return job.result()
+        except RivalUnavailableError as error:
+            return Unmeasured(str(error), failed=False)
+        except (WrongPagesError, OSError, BrokenProcessPool) as error:
+            return Unmeasured(f"failed: {error}", failed=True)
 
 
 @dataclass(frozen=True, slots=True)
