@@ -72,16 +72,18 @@ class PageSource:
 
 
 class Batches:
-    """The radix paths of a run: prefixes of `PREFIX_PAGES` pages, cut into batches of equal size.
+    """The radix paths of a run: prefixes of equal length, cut into batches of equal size.
 
     A batch extends its prefix, as a request does: `path.hashes[:path.start]` are its ancestors.
     """
 
-    def __init__(self, *, num_pages: int, batch_pages: int, seed: int = 0) -> None:
+    def __init__(
+        self, *, num_pages: int, batch_pages: int, prefix_pages: int = PREFIX_PAGES
+    ) -> None:
         self._namespace = benchmark_namespace()
         self._num_pages = num_pages
         self._batch_pages = batch_pages
-        self._seed = seed
+        self._prefix_pages = max(prefix_pages, batch_pages)
         self._prefix: tuple[int, list[bytes]] = (-1, [])
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class Batches:
         """Return the path of batch `index` and the numbers of its pages."""
         first = index * self._batch_pages
         numbers = range(first, min(first + self._batch_pages, self._num_pages))
-        prefix, start = divmod(first, max(PREFIX_PAGES, self._batch_pages))
+        prefix, start = divmod(first, self._prefix_pages)
         hashes = self._hashes(prefix)[: start + len(numbers)]
         return PagePath(self._namespace, hashes, start), numbers
 
@@ -100,8 +102,7 @@ class Batches:
 
     def _hashes(self, prefix: int) -> list[bytes]:
         if self._prefix[0] != prefix:
-            depth = max(PREFIX_PAGES, self._batch_pages)
-            self._prefix = (prefix, chained_hashes(f"{self._seed}/{prefix}", depth))
+            self._prefix = (prefix, chained_hashes(f"prefix {prefix}", self._prefix_pages))
         return self._prefix[1]
 
 

@@ -98,6 +98,15 @@ def test_a_deleted_prefix_is_gone_and_the_others_stay(
     assert_holds(rival, paths[1], range(BATCH_PAGES, 2 * BATCH_PAGES), pages)
 
 
+def test_batches_cut_prefixes_and_name_each_page_once() -> None:
+    batches = Batches(num_pages=40, batch_pages=4, prefix_pages=8)
+    paths = [path for path, _ in batches]
+    assert [path.start for path in paths] == [0, 4] * 5
+    assert paths[1].hashes[:4] == paths[0].hashes
+    assert len({page for path in paths for page in path.hashes}) == 40
+    assert [number for _, numbers in batches for number in numbers] == list(range(40))
+
+
 def test_the_source_tells_pages_and_their_blocks_apart() -> None:
     source = PageSource(PAGE_BYTES)
     memory = aligned_memory(2 * PAGE_BYTES)
