@@ -172,7 +172,11 @@ class TensorLog:
             at = len(locations)
             place = self._reserve(keys[at:], lengths[at:])
             part = slice(at, at + place.num_pages)
-            with place.segment.in_use():
+            with place.segment.in_use() as alive:
+                if not alive:
+                    # Filled up and evicted by others since the reservation: its descriptors may
+                    # mean other files by now.
+                    continue
                 written = self._write(place, keys[part], hash_tails[part], pages[part], still_valid)
             if written is None:
                 return None
