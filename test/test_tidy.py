@@ -4,6 +4,8 @@ A rule is a function from one file to complaints, so that the last tests can sho
 """
 
 import ast
+import contextlib
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -13,7 +15,9 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SKIPPED = {".git", ".venv", ".cache", "__pycache__", "build", "node_modules"}
+SKIPPED = re.compile(
+    r"\.git|\.venv|\.cache|\.\w+_cache|\.hypothesis|__pycache__|build|.*\.egg-info"
+)
 ENGINE = "python/sglang_lsm/"
 PATCH = "sglang_lsm_patch/"
 
@@ -66,17 +70,13 @@ def files(suffix: str) -> tuple[SourceFile, ...]:
 @cache
 def every_file() -> tuple[SourceFile, ...]:
     found = []
-    for path in sorted(ROOT.rglob("*")):
-        relative = path.relative_to(ROOT)
-        hidden = SKIPPED.intersection(relative.parts) or any(
-            part.endswith(("_cache", ".egg-info", ".hypothesis")) for part in relative.parts
-        )
-        if hidden or not path.is_file():
-            continue
-        try:
-            found.append(SourceFile(relative.as_posix(), path.read_text(encoding="utf-8")))
-        except UnicodeDecodeError:
-            continue
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = sorted(name for name in folders if not SKIPPED.fullmatch(name))
+        for path in (Path(folder, name) for name in sorted(names)):
+            # Pictures and archives have no lines to look at.
+            with contextlib.suppress(UnicodeDecodeError):
+                text = path.read_text(encoding="utf-8")
+                found.append(SourceFile(path.relative_to(ROOT).as_posix(), text))
     return tuple(found)
 
 
@@ -85,7 +85,8 @@ def tree(file: SourceFile) -> ast.Module:
     return ast.parse(file.text)
 
 
-def imports(file: SourceFile) -> set[str]:
+@cache
+def imports(file: SourceFile) -> frozenset[str]:
     """Dotted names that a file imports; `from a import b` counts as `a` and as `a.b`."""
     names: set[str] = set()
     for node in ast.walk(tree(file)):
@@ -94,7 +95,7 @@ def imports(file: SourceFile) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module or "")
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+    return frozenset(names)
 
 
 def too_long(file: SourceFile) -> Iterator[str]:
