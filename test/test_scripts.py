@@ -85,7 +85,7 @@ def test_setup_says_which_python_it_needs(checkout):
     with_python(checkout, OLD_PYTHON)
     done = run(checkout, "scripts/setup")
     assert done.returncode == 1
-    assert "needs Python 3.10, 3.11 or 3.12; found Python 3.9.2" in done.stderr
+    assert "needs Python 3.11 or 3.12; found Python 3.9.2" in done.stderr
     assert done.stdout == ""
 
 
