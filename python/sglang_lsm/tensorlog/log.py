@@ -265,19 +265,21 @@ class TensorLog:
             segment.retire(unlink=False)
 
     def _reserve(self, keys: Sequence[bytes], lengths: Sequence[int]) -> Reservation:
+        room = self._config.segment_bytes - format.BLOCK_BYTES
+        if _num_fitting(keys[:1], lengths[:1], room) == 0:
+            # Found out before a segment is sealed and others are evicted in vain.
+            raise UnavailableError(
+                f"a page does not fit into a segment. page_bytes={lengths[0]} "
+                f"segment_bytes={self._config.segment_bytes}"
+            )
         with self._tail_lock:
             if self._tail is not None:
                 place = self._reserve_in_tail(self._tail, keys, lengths)
                 if place is not None:
                     return place
                 self._seal_tail()
-            tail = self._new_tail()
-            place = self._reserve_in_tail(tail, keys, lengths)
-            if place is None:
-                raise UnavailableError(
-                    f"a page does not fit into a segment. page_bytes={lengths[0]} "
-                    f"segment_bytes={self._config.segment_bytes}"
-                )
+            place = self._reserve_in_tail(self._new_tail(), keys, lengths)
+            assert place is not None, "a page that fits into a segment fits into an empty one"
             return place
 
     def _reserve_in_tail(
