@@ -77,15 +77,21 @@ class FakeDisk:
         """Return the bytes that files with a matching name hold on the disk."""
         return sum(len(n.current.blocks) for n in self.files(pattern).values()) * BLOCK_BYTES
 
+    def count_change(self, name: str) -> None:
+        """Step towards the crash that is due, if one is."""
+        with self.mutex:
+            if self.crash_after == 0:
+                raise Crash(name)
+            self.num_changes += 1
+            if self.crash_after is not None:
+                self.crash_after -= 1
+
     @contextmanager
     def call(self, name: str, path: Path, *, changes: bool = False) -> Iterator[None]:
         """Run one call of the file system: one at a time, with the faults that are set."""
         with self.mutex:
-            if changes and self.crash_after is not None:
-                if self.crash_after == 0:
-                    raise Crash(name)
-                self.crash_after -= 1
-            self.num_changes += changes
+            if changes:
+                self.count_change(name)
             if name in self.failing:
                 raise UnavailableError(errno.EIO, f"{name}: I/O error. path={path}")
             if changes and self.read_only:
@@ -129,6 +135,11 @@ class FakeDisk:
     def unlink(self, path: Path) -> None:
         with self.call("unlink", path, changes=True):
             self.names.pop(path, None)
+
+    def remove_tree(self, path: Path) -> None:
+        with self.call("remove_tree", path, changes=True):
+            self.names = {p: n for p, n in self.names.items() if path not in p.parents}
+            self.dirs = {p for p in self.dirs if path not in (p, *p.parents)}
 
     def read(self, path: Path) -> bytes | None:
         with self.call("read", path):

@@ -7,7 +7,7 @@ is opened.
 
 import random
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,21 +29,24 @@ class Tables:
 
 
 class FakeIndexDisk:
-    """Where fake indexes live. `failing` makes every call of an open index raise."""
+    """Where fake indexes live. `failing` makes every call of an open index raise.
 
-    def __init__(self) -> None:
+    `before_write` is called with a name before each write: the place to end the process.
+    """
+
+    def __init__(self, before_write: Callable[[str], None] = lambda name: None) -> None:
+        self.before_write = before_write
         self.failing = False
         self.damaged = False
+        self.num_deleted = 0
+        """Keys deleted so far, in all writes."""
         self.current, self.synced = Tables(), Tables()
         self.journal: list[tuple[str, Table, list[bytes]]] = []
         """Writes since the last sync: family, entries put, keys deleted."""
         self.mutex = threading.RLock()
 
     def open(self, path: Path) -> "FakeIndex":
-        """Open the index; a damaged one raises once and is empty afterwards.
-
-        Its owner deletes a damaged index before it opens a new one, by a path that a fake has not.
-        """
+        """Open the index. A damaged one raises once; its owner is taken to delete it then."""
         if self.failing:
             raise UnavailableError(f"the index failed. path={path}")
         if self.damaged:
@@ -122,7 +125,7 @@ class FakeIndex:
             self._disk.sync()
 
     def close(self) -> None:
-        self._tables()
+        assert self._is_open, "closed twice"
         self._is_open = False
 
     def _tables(self) -> Tables:
@@ -132,8 +135,10 @@ class FakeIndex:
         return self._disk.current
 
     def _write(self, family: str, entries: Table, deleted: list[bytes]) -> None:
+        self._disk.before_write(f"index {family}")
         with self._disk.mutex:
             _apply(getattr(self._tables(), family), entries, deleted)
+            self._disk.num_deleted += len(deleted)
             self._disk.journal.append((family, entries, deleted))
 
 

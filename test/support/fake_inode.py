@@ -16,6 +16,8 @@ class Image:
         return Image(bytes(self.data), frozenset(self.blocks))
 
     def write(self, offset: int, content: bytes) -> None:
+        if not content:
+            return
         end = offset + len(content)
         self.data.extend(bytes(max(0, end - len(self.data))))
         self.data[offset:end] = content
