@@ -17,6 +17,11 @@ from sglang_lsm_patch.options import ModelSource
 logger = logging.getLogger(__name__)
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+PATHS = {
+    "model_path": "revision",
+    "speculative_draft_model_path": "speculative_draft_model_revision",
+}
+"""Fields of `ModelSource` that name weights, and those of their revisions."""
 CONFIG_NAMES = ("config.json", "hf_quant_config.json", "quantize_config.json")
 
 
@@ -28,18 +33,14 @@ def model_identity(source: ModelSource) -> str:
     this process alone, so that nothing of theirs is found after a restart.
     """
     facts: dict[str, object] = dict(dataclasses.asdict(source))
-    places = {
-        "weights": (source.model_path, source.revision),
-        "draft_weights": (
-            source.speculative_draft_model_path,
-            source.speculative_draft_model_revision,
-        ),
-    }
-    for role, (path, revision) in places.items():
-        facts[role] = _weights(path, revision) if path else None
+    for path_field, revision_field in PATHS.items():
+        path, revision = getattr(source, path_field), getattr(source, revision_field)
+        # In place of the path as spelled: what lies there.
+        facts[path_field] = _weights(path, revision) if path else None
     facts["kv_scales"] = _file_facts(_existing([Path(source.quantization_param_path)]))
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return f"{Path(source.model_path).name or 'model'}-{digest[:32]}"
+    place = _local_place(source.model_path, source.revision) or Path(source.model_path)
+    return f"{place.name or 'model'}-{digest[:32]}"
 
 
 def _weights(path: str, revision: str) -> object:
