@@ -1,0 +1,82 @@
+"""The start-up check sees a SGLang that differs from the one the hooks were written for."""
+
+import pytest
+from sglang_lsm.errors import ConfigError
+
+from sglang_lsm_patch import compat
+from sglang_lsm_patch.versions import FIELDS, METHODS, TESTED_SGLANG
+
+SOURCE = """
+class Cache:
+    size: int
+    name: str = ""
+
+    def prefetch(self, request, *, limit=1, **rest): ...
+
+def build(a, /, b, *others): ...
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "cache.py").write_text(SOURCE)
+    return tmp_path
+
+
+def test_the_installed_sglang_is_the_tested_one():
+    compat.require_compatible()
+    assert compat.installed_version() in TESTED_SGLANG
+
+
+def test_signatures_are_read_as_python_sees_them():
+    """The recorded form of a symbol that can be imported cheaply equals `inspect`'s view of it."""
+    import inspect
+
+    from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageConfig
+
+    for name in ("batch_exists", "batch_get_v1", "batch_exists_v2", "register_mem_host_pool_v2"):
+        recorded = METHODS[f"srt/mem_cache/hicache_storage.py:HiCacheStorage.{name}"]
+        assert recorded == tuple(inspect.signature(getattr(HiCacheStorage, name)).parameters)
+    fields = FIELDS["srt/mem_cache/hicache_storage.py:HiCacheStorageConfig"]
+    assert fields == tuple(HiCacheStorageConfig.__dataclass_fields__)
+
+
+def test_what_is_recorded_rightly_passes(root):
+    methods = {
+        "cache.py:Cache.prefetch": ("self", "request", "limit", "**rest"),
+        "cache.py:build": ("a", "b", "*others"),
+    }
+    assert compat.changed_symbols(root, methods, {"cache.py:Cache": ("size", "name")}) == []
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        {"cache.py:Cache.prefetch": ("self", "request")},
+        {"cache.py:Cache.prefetch": ("self", "limit", "request", "**rest")},
+        {"cache.py:Cache.gone": ("self",)},
+        {"cache.py:Gone.prefetch": ("self",)},
+        {"gone.py:Cache.prefetch": ("self",)},
+        {"cache.py:Cache": ("self",)},
+    ],
+)
+def test_a_changed_symbol_is_named(root, methods):
+    (clause,) = compat.changed_symbols(root, methods, {})
+    assert next(iter(methods)).split(":")[1] in clause
+
+
+def test_changed_fields_are_named(root):
+    (clause,) = compat.changed_symbols(root, {}, {"cache.py:Cache": ("size",)})
+    assert "found=('size', 'name')" in clause
+
+
+def test_a_changed_symbol_is_refused(monkeypatch):
+    monkeypatch.setattr(compat, "METHODS", {"version.py:gone": ()})
+    with pytest.raises(ConfigError, match="differs from the release"):
+        compat.require_compatible()
+
+
+def test_an_untested_version_is_refused(monkeypatch):
+    monkeypatch.setattr(compat, "installed_version", lambda: "0.5.24")
+    with pytest.raises(ConfigError, match=r"tested: 0\.5\.23\. sglang=0\.5\.24"):
+        compat.require_compatible()

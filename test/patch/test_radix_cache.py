@@ -1,0 +1,165 @@
+"""On reads, the prefix handed to the disk tier is the whole radix path, as on writes.
+
+The symptom this holds back: upstream leaves the pages of the matched node out of `prefix_keys`, so
+that a page is looked for at another place than it was written to, and every read below a matched
+prefix misses.
+"""
+
+from array import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+PAGE_SIZE, NUM_TOKENS = 4, 1024
+
+
+@pytest.fixture(scope="module", params=["python", "rust"])
+def make_cache(request):
+    """Build an `LsmRadixCache` on real pools and a real tree that keeps page hashes."""
+    from sglang.srt.environ import envs
+    from sglang.srt.server_args import ServerArgs, set_global_server_args_for_scheduler
+
+    from sglang_lsm_patch.radix_cache import LsmRadixCache
+
+    set_global_server_args_for_scheduler(ServerArgs(model_path="dummy", page_size=PAGE_SIZE))
+
+    def make():
+        with envs.SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND.override(request.param):
+            cache = LsmRadixCache(cache_parameters())
+        cache.tree_core.enable_storage = True
+        cache.hicache_storage_pass_prefix_keys = True
+        return cache
+
+    return make
+
+
+def cache_parameters():
+    import torch
+    from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, ReqToTokenPool
+    from sglang.srt.mem_cache.unified_cache.components.base import ComponentType
+
+    pool = MHATokenToKVPool(
+        size=NUM_TOKENS,
+        page_size=PAGE_SIZE,
+        dtype=torch.float32,
+        head_num=1,
+        head_dim=8,
+        layer_num=1,
+        device="cpu",
+        enable_memory_saver=False,
+    )
+    allocator = TokenToKVPoolAllocator(
+        size=NUM_TOKENS, dtype=torch.float32, device="cpu", kvcache=pool, need_sort=False
+    )
+    requests = ReqToTokenPool(
+        size=1, max_context_len=NUM_TOKENS, device="cpu", enable_memory_saver=False
+    )
+    return CacheInitParams(
+        req_to_token_pool=requests,
+        token_to_kv_pool_allocator=allocator,
+        page_size=PAGE_SIZE,
+        disable=False,
+        tree_components=(ComponentType.FULL,),
+    )
+
+
+def key_of(tokens):
+    from sglang.srt.mem_cache.radix_cache import RadixKey
+
+    return RadixKey(array("q", tokens))
+
+
+def insert(cache, tokens):
+    from sglang.srt.mem_cache.base_prefix_cache import InsertParams
+
+    slots = cache.token_to_kv_pool_allocator.alloc(len(tokens))
+    cache.insert(InsertParams(key=key_of(tokens), value=slots))
+
+
+def matched_node(cache, tokens):
+    from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
+
+    return cache.match_prefix(MatchPrefixParams(key=key_of(tokens))).last_device_node
+
+
+def page_hashes(tokens):
+    from sglang.srt.mem_cache.utils import get_storage_hash_str
+
+    return get_storage_hash_str(key_of(tokens), None, page_size=PAGE_SIZE)
+
+
+READS = {"prefetch_from_storage": ("request",), "query_storage_hit_length": ()}
+"""The reading calls, and what they take before the node."""
+
+
+@pytest.fixture
+def passed_on(monkeypatch):
+    """Call a reading method of the cache; return what upstream's method was handed."""
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    seen = []
+    for name in READS:
+        monkeypatch.setattr(
+            UnifiedRadixCache, name, lambda self, *args, **more: seen.append((args, more))
+        )
+
+    def call(cache, name, *args, **more):
+        getattr(cache, name)(*READS[name], *args, **more)
+        args, more = seen.pop()
+        return args[len(READS[name]) :], more
+
+    return call
+
+
+# Few first tokens and few lengths, so that sequences share prefixes and split each other's nodes.
+sequences = st.lists(
+    st.lists(st.integers(0, 1), min_size=1, max_size=5).map(
+        lambda pages: [100 * page + i for page in pages for i in range(PAGE_SIZE)]
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(inserted=sequences, name=st.sampled_from(sorted(READS)))
+def test_the_prefix_is_the_whole_path_at_every_node(make_cache, passed_on, inserted, name):
+    cache = make_cache()
+    for tokens in inserted:
+        insert(cache, tokens)
+    for tokens in inserted:
+        node = matched_node(cache, tokens)
+        upstreams = cache.get_prefix_hash_values(node)
+        args, _ = passed_on(cache, name, node, [7] * PAGE_SIZE, "last", upstreams)
+        assert args == (node, [7] * PAGE_SIZE, "last", page_hashes(tokens))
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("upstreams", [None, []])
+def test_at_the_root_the_prefix_is_empty_and_known(make_cache, passed_on, name, upstreams):
+    """None would mean unknown: upstream then drops the path after the first 128 pages."""
+    cache = make_cache()
+    root = matched_node(cache, [1] * PAGE_SIZE)
+    args, _ = passed_on(cache, name, root, [7] * PAGE_SIZE, None, upstreams)
+    assert args[3] == []
+
+
+@pytest.mark.parametrize("name", READS)
+def test_nothing_is_made_up_when_no_prefix_is_asked_for(make_cache, passed_on, name):
+    cache = make_cache()
+    cache.hicache_storage_pass_prefix_keys = False
+    root = matched_node(cache, [1] * PAGE_SIZE)
+    args, _ = passed_on(cache, name, root, [7] * PAGE_SIZE, None, None)
+    assert args[3] is None
+
+
+@pytest.mark.parametrize("name", READS)
+def test_everything_else_is_passed_on_as_it_came(make_cache, passed_on, name):
+    cache = make_cache()
+    root = matched_node(cache, [1] * PAGE_SIZE)
+    args, more = passed_on(
+        cache, name, root, [7], last_hash="last", prefix_keys=None, extra_key="e", cache_salt="s"
+    )
+    assert args == (root, [7], "last", []) and more == {"extra_key": "e", "cache_salt": "s"}

@@ -1,0 +1,112 @@
+"""Which pages are written next: never more than asked for, coldest or oldest first, in runs."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from support.page_maker import chain
+
+from sglang_lsm_patch import write_policy
+from sglang_lsm_patch.host_ledger import CLEAN, DIRTY, FREE, WRITING, HostLedger, PathPart
+
+NAMES = chain(range(64))
+
+page_facts = st.tuples(
+    st.sampled_from((FREE, CLEAN, DIRTY, WRITING)),
+    st.integers(0, 5),  # touched
+    st.integers(0, 5),  # added
+    st.integers(0, 1),  # hits
+    st.integers(0, 20),  # position
+)
+
+
+def ledger_of(facts):
+    ledger = HostLedger(len(facts))
+    parts = [PathPart(None, 0, NAMES), PathPart(None, 0, NAMES)]
+    for page, (state, touched, added, hits, position) in enumerate(facts):
+        ledger.state[page], ledger.touched_s[page] = state, touched
+        ledger.added_s[page], ledger.num_hits[page] = added, hits
+        ledger.position[page] = position
+        ledger.part[page] = None if state == FREE else parts[page % 2]
+    return ledger
+
+
+@given(
+    facts=st.lists(page_facts, min_size=1, max_size=30),
+    num_ready=st.integers(0, 30),
+    max_pages=st.integers(0, 10),
+)
+def test_write_ahead_takes_the_dirty_among_the_coldest(facts, num_ready, max_pages):
+    ledger = ledger_of(facts)
+    num_free = int(np.sum(ledger.state == FREE))
+    chosen = write_policy.write_ahead(
+        ledger, num_free=num_free, num_ready=num_ready, max_pages=max_pages
+    ).tolist()
+
+    assert len(chosen) == len(set(chosen)) <= max_pages
+    assert all(ledger.state[page] == DIRTY for page in chosen)
+    warmth = ledger.touched_s - 1e-6 * ledger.position
+    used = [page for page in range(len(facts)) if ledger.state[page] != FREE]
+    for page in chosen:
+        # Fewer than the wanted number of pages go before it, so it is within the cold part.
+        assert sum(warmth[other] < warmth[page] for other in used) < num_ready - num_free
+    if len(chosen) < max_pages:
+        # Nothing was left out: with these written, the cold part holds no dirty page.
+        cold = sorted(used, key=lambda p: warmth[p])[: max(0, num_ready - num_free)]
+        edge = warmth[cold[-1]] if cold else 0.0
+        dirty = {p for p in cold if ledger.state[p] == DIRTY and warmth[p] < edge}
+        assert dirty <= set(chosen)
+
+
+@given(
+    facts=st.lists(page_facts, min_size=1, max_size=30),
+    now=st.integers(0, 10),
+    delay=st.integers(0, 10),
+    max_pages=st.integers(0, 10),
+)
+def test_write_behind_takes_the_useful_and_the_aged(facts, now, delay, max_pages):
+    ledger = ledger_of(facts)
+    due = {
+        page
+        for page, (state, _, added, hits, _) in enumerate(facts)
+        if state == DIRTY and (hits or added <= now - delay)
+    }
+    chosen = write_policy.write_behind(
+        ledger, now_s=now, delay_s=delay, max_pages=max_pages
+    ).tolist()
+    assert len(chosen) == min(max_pages, len(due))
+    assert set(chosen) <= due
+    age_and_depth = [(ledger.added_s[page], ledger.position[page]) for page in chosen]
+    assert age_and_depth == sorted(age_and_depth)
+    if chosen:
+        worst = age_and_depth[-1]
+        assert all((ledger.added_s[p], ledger.position[p]) >= worst for p in due.difference(chosen))
+
+
+@given(
+    positions=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 12)), unique=True, max_size=20),
+    max_pages=st.integers(1, 5),
+)
+def test_runs_are_neighbours_on_one_path_and_cover_all(positions, max_pages):
+    parts = [PathPart(None, 0, NAMES), PathPart(None, 0, NAMES)]
+    ledger = HostLedger(max(1, len(positions)))
+    for page, (which, position) in enumerate(positions):
+        ledger.part[page], ledger.position[page] = parts[which], position
+    pages = np.arange(len(positions))
+    found = list(write_policy.runs(ledger, pages, max_pages=max_pages))
+    assert sorted(page for run in found for page in run.pages.tolist()) == pages.tolist()
+    for run in found:
+        assert 1 <= len(run.pages) <= max_pages
+        assert ledger.position[run.pages].tolist() == list(
+            range(run.start, run.start + len(run.pages))
+        )
+        assert all(ledger.part[page] is run.part for page in run.pages)
+
+
+def test_the_trunk_is_warmer_than_the_leaf():
+    """The tree gives up leaves first, so that is where writing ahead has to start."""
+    ledger = HostLedger(4)
+    ledger.add(np.arange(4), PathPart(None, 0, NAMES[:4]), is_dirty=True, now_s=5.0)
+    chosen = write_policy.write_ahead(ledger, num_free=0, num_ready=2, max_pages=9)
+    assert chosen.tolist() == [3, 2]
+    behind = write_policy.write_behind(ledger, now_s=50.0, delay_s=1.0, max_pages=9)
+    assert behind.tolist() == [0, 1, 2, 3]
