@@ -18,6 +18,8 @@ from typing import Protocol
 from sglang_lsm.errors import ConfigError, UnavailableError
 
 IOV_MAX = 1024
+DRAFT_SUFFIX = ".new"
+"""Ends the name under which a small file is written before it replaces the old one."""
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 0x01, 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -40,6 +42,12 @@ class File(Protocol):
 
     def punch(self, offset: int, num_bytes: int) -> bool:
         """Give a range's blocks back; return False where the file system cannot."""
+
+    def has_data(self, offset: int) -> bool:
+        """Return whether `offset` lies in written or allocated bytes rather than in a hole.
+
+        True where the file system cannot tell.
+        """
 
     def truncate(self, num_bytes: int) -> None:
         """Cut the file to `num_bytes`."""
@@ -174,6 +182,20 @@ class LocalFile:
             return False
         raise UnavailableError(code, f"cannot punch a hole: {os.strerror(code)}. path={self._path}")
 
+    def has_data(self, offset: int) -> bool:
+        """Return whether `offset` lies in written or allocated bytes rather than in a hole.
+
+        True where the file system cannot tell.
+        """
+        try:
+            return os.lseek(self._fd, offset, os.SEEK_DATA) == offset
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return False
+            if error.errno == errno.EINVAL:
+                return True
+            raise UnavailableError(error.errno, f"cannot seek. path={self._path}") from error
+
     def truncate(self, num_bytes: int) -> None:
         """Cut the file to `num_bytes`."""
         with _unavailable("cannot truncate", self._path):
@@ -270,7 +292,7 @@ class LocalFileSystem:
 
     def replace(self, path: Path, content: bytes) -> None:
         """Write a small file so that a crash leaves the old or the new content."""
-        draft = path.with_name(path.name + ".new")
+        draft = path.with_name(path.name + DRAFT_SUFFIX)
         with _unavailable("cannot write", path):
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
             with os.fdopen(fd, "wb") as file:

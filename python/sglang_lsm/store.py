@@ -28,7 +28,7 @@ from sglang_lsm.errors import (
     StoreError,
     UnavailableError,
 )
-from sglang_lsm.fs import FileSystem, LocalFileSystem
+from sglang_lsm.fs import DRAFT_SUFFIX, FileSystem, LocalFileSystem
 from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 FACTS_NAME, INDEX_NAME, LOG_NAME = "STORE", "index", "log"
 _LOCK_NAME = "LOCK"
+# What a directory may hold and still be empty: the lock, the draft of a STORE whose process died
+# before it was complete, and what mkfs puts into a file system of its own.
+_NO_CONTENT = (_LOCK_NAME, FACTS_NAME + DRAFT_SUFFIX, "lost+found")
 _META_COMPLETE = b"complete"
 META_FINGERPRINT = b"fingerprint/"
 
@@ -443,7 +446,7 @@ def _read_facts(fs: FileSystem, directory: Path) -> bool:
     if content is not None:
         format.decode_store_facts(content)
         return True
-    foreign = [name for name in fs.list_dir(directory) if name != _LOCK_NAME]
+    foreign = [name for name in fs.list_dir(directory) if name not in _NO_CONTENT]
     if foreign:
         raise ConfigError(
             "the directory is not empty and holds no store; choose another, or empty it. "
