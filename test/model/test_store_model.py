@@ -4,8 +4,6 @@ Every choice, the torn writes of a power loss included, is drawn by Hypothesis: 
 failure prints replays it. `HYPOTHESIS_PROFILE=deep` runs far more of the same.
 """
 
-from functools import partial
-
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import (
@@ -15,7 +13,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from store_model import LARGE_PAGES, SMALL_PAGES, StoreModel
+from support.store_model import LARGE_PAGES, SMALL_PAGES, StoreModel
 
 namespaces = st.sampled_from([SMALL_PAGES, LARGE_PAGES])
 branches = st.lists(st.integers(0, 3), min_size=1, max_size=6)

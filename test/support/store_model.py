@@ -1,6 +1,6 @@
 """What a store owes its caller, kept in plain sets, on a disk that fails on demand.
 
-The rules that drive it are in `test_store_model` and `test_every_crash_point`. Two laws:
+The rules that drive it are in `test_store_model` and in `test_every_crash_point`. Two laws:
 
 * No wrong byte: a page that is read holds what was put under exactly that name.
 * Nothing is lost without a cause: a page that was put is found, unless it was deleted, damaged,
@@ -8,7 +8,7 @@ The rules that drive it are in `test_store_model` and `test_every_crash_point`. 
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from sglang_lsm import format
@@ -16,6 +16,7 @@ from sglang_lsm.errors import StoreError
 from sglang_lsm.keycodec import DIGEST_BYTES, GROUP_PAGES, encode
 from sglang_lsm.pages import NamespaceId, PageHash, PagePath
 from sglang_lsm.store import Store
+
 from support.fake_fs import Crash, FakeDisk
 from support.fake_index import FakeIndexDisk
 from support.page_maker import (
@@ -27,7 +28,6 @@ from support.page_maker import (
     small_config,
 )
 
-DIRECTORY = Path("/store")
 SEGMENTS = "/store/log/*.seg"
 
 TWIN, COLLIDING = 2, 3
@@ -64,7 +64,11 @@ def twin_of(page: Page) -> Page | None:
 class StoreModel:
     """A store, its disk, and the pages that it must still have."""
 
-    def __init__(self, *, num_segments: int = 4, can_punch: bool = True) -> None:
+    directory = Path("/store")
+
+    def __init__(
+        self, *, num_segments: int = 4, can_punch: bool = True, opened: bool = True
+    ) -> None:
         self.disk = FakeDisk(can_punch=can_punch)
         self.index_disk = FakeIndexDisk(self.disk.count_change)
         self.config = small_config(num_segments)
@@ -79,14 +83,17 @@ class StoreModel:
         self.doubtful: set[Page] = set()
         """Pages that may pass for stored until they are read, because their bytes were lost."""
         self.num_evicted = 0
+        self.num_on_purpose = 0
+        """Keys that went from the index because the caller said so."""
         self.now_s = 0.0
-        self.open()
+        if opened:
+            self.open()
 
     def open(self) -> None:
         """Open the store, as a process does that was just started."""
-        self.disk.make_dir(DIRECTORY)
+        self.disk.make_dir(self.directory)
         self.store = Store(
-            DIRECTORY, self.config, fs=self.disk, open_index=self.index_disk.open,
+            self.directory, self.config, fs=self.disk, open_index=self.index_disk.open,
             clock=lambda: self.now_s, clock_ms=lambda: int(self.now_s * 1000),
         )  # fmt: skip
         self.num_evicted = 0
@@ -133,7 +140,8 @@ class StoreModel:
             # One key stands for both, and so does one subtree.
             self._forget(p for p in set(self.present)
                          if p[0] == namespace and p[1][: len(tokens)] == twin[1])  # fmt: skip
-        num_deleted = self.store.delete_subtree(PagePath(namespace, hashes_of(tokens)))
+        with self._on_purpose():
+            num_deleted = self.store.delete_subtree(PagePath(namespace, hashes_of(tokens)))
         assert num_deleted >= len(reached)
         assert not any(self._is_found(page) for page in reached)
 
@@ -141,7 +149,8 @@ class StoreModel:
         """Forget a namespace; nothing of it is found afterwards."""
         gone = {page for page in self.present if page[0] == namespace}
         self._forget(gone)
-        self.store.clear(namespace)
+        with self._on_purpose():
+            self.store.clear(namespace)
         assert not any(self._is_found(page) for page in gone)
 
     def sync(self) -> None:
@@ -151,12 +160,11 @@ class StoreModel:
 
     def until_crash(self, num_changes: int, action: Callable[[], None]) -> int:
         """Run `action` in a process that dies at a change of the disk; return the pages evicted."""
-        num_deleted = self.index_disk.num_deleted
+        num_evicted = self._num_unasked()
         self.disk.crash_after = num_changes
         with contextlib.suppress(Crash):
             action()
-        # Only evictions delete from the index in what is run here.
-        return self.index_disk.num_deleted - num_deleted
+        return self._num_unasked() - num_evicted
 
     def kill(self) -> None:
         """End the process and start another."""
@@ -232,6 +240,18 @@ class StoreModel:
     def wait(self) -> None:
         """Let enough time go by for whatever is retried from time to time."""
         self.now_s += 3600
+
+    def _num_unasked(self) -> int:
+        """Return how many keys the store has deleted from the index by itself: evictions."""
+        return self.index_disk.num_deleted - self.num_on_purpose
+
+    @contextlib.contextmanager
+    def _on_purpose(self) -> Iterator[None]:
+        num_deleted = self.index_disk.num_deleted
+        try:
+            yield
+        finally:
+            self.num_on_purpose += self.index_disk.num_deleted - num_deleted
 
     def _is_found(self, page: Page) -> bool:
         namespace, tokens = page
