@@ -4,10 +4,11 @@ A start costs half a minute, most of it imports; so tests share a server, and th
 another launch on a directory stop it first.
 """
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.serving import Reply, Server
+from benchmark.serving import Reply, Server, launch_command, server_environment
 
 PAGE_TOKENS = 64
 DEVICE_TOKENS = 4096
@@ -88,3 +89,19 @@ def ask_and_store(server: Server, prompt: Sequence[int], *, num_new: int | None 
     reply = ask(server, prompt)
     server.wait_backed_up(before + (full_page_tokens(prompt) if num_new is None else num_new))
     return reply
+
+
+def refusal(model: Path, *flags: str) -> str:
+    """Launch a server that must be refused before its model loads; return its one message."""
+    done = subprocess.run(
+        launch_command(model, 1, flags),
+        env=server_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout
+    assert "Load weight" not in done.stdout
+    (message,) = [line for line in done.stdout.splitlines() if line.startswith("error:")]
+    return message

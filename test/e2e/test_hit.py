@@ -7,7 +7,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from launches import DEVICE_TOKENS, HOST_TOKENS, PAGE_TOKENS, ask, ask_and_store, full_page_tokens
+from launches import (
+    DEVICE_TOKENS,
+    HOST_TOKENS,
+    PAGE_TOKENS,
+    ask,
+    ask_and_store,
+    full_page_tokens,
+    refusal,
+    tier_flags,
+)
 from stored_pages import overwrite_page, page_locations, read_page
 
 from benchmark.serving import Cached
@@ -150,3 +159,17 @@ def test_damaged_page_is_a_miss_and_is_written_anew(
     assert repaired.cached == Cached(disk=15 * PAGE_TOKENS)
     assert cold.output_ids == damaged.output_ids == repaired.output_ids
     check_answer(cold, prompt)
+
+
+def test_second_server_on_the_directory_is_refused_and_the_first_serves_on(
+    server, model, directory, new_prompt, check_answer
+):
+    prompt = new_prompt(1000)
+    ask_and_store(server, prompt)
+    message = refusal(model, *tier_flags(directory))
+    server.flush_cache()
+    reply = ask(server, prompt)
+
+    assert "in use by another process" in message and str(directory) in message
+    assert reply.cached == Cached(disk=960)
+    check_answer(reply, prompt)
