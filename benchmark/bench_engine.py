@@ -23,7 +23,15 @@ from pathlib import Path
 from benchmark.harness import machine_facts, print_facts, write_json
 from benchmark.measure import Cell
 from benchmark.memory_limit import MemoryLimit, MemoryLimitUnavailableError
-from benchmark.report import SPEED, Measured, plot_speeds, point_tables, ratio_table
+from benchmark.report import (
+    SPEED,
+    Measured,
+    Reasons,
+    plot_speeds,
+    point_tables,
+    point_title,
+    ratio_table,
+)
 from benchmark.rivals import RIVALS
 from benchmark.workers import Task, Worker, WorkerDiedError, worker_pool
 
@@ -45,7 +53,7 @@ def quick_plan() -> Plan:
     cells = [
         Cell(page_bytes=size, batch_pages=32, set_bytes=64 * MIB, phase_s=0.3) for size in sizes
     ]
-    return Plan(tuple(cells), num_rounds=2, limit_minutes=2.5)
+    return Plan(tuple(cells), num_rounds=2, limit_minutes=2.75)
 
 
 def full_plan(memory_limit_bytes: int) -> Plan:
@@ -61,7 +69,7 @@ def full_plan(memory_limit_bytes: int) -> Plan:
             Cell(
                 page_bytes=size,
                 batch_pages=32,
-                set_bytes=3 * memory_limit_bytes,
+                set_bytes=5 * memory_limit_bytes // 2,
                 phase_s=4.0,
                 memory_limit_bytes=memory_limit_bytes,
             )
@@ -71,14 +79,19 @@ def full_plan(memory_limit_bytes: int) -> Plan:
 
 
 class Driver:
-    """Runs a plan over the workers and keeps what they report."""
+    """Runs a plan over the workers and keeps what they report.
 
-    def __init__(self, workers: dict[str, Worker], reasons: dict[str, str], plan: Plan) -> None:
+    A rival that dies in a cell is started anew for the others; that cell is not tried again.
+    """
+
+    def __init__(
+        self, workers: dict[str, Worker], reasons: dict[str, str], plan: Plan, *, end_s: float
+    ) -> None:
         self.cells: list[Measured] = []
-        self.reasons = reasons
+        self.reasons: Reasons = {(name, None): reason for name, reason in reasons.items()}
         self._workers = dict(workers)
         self._plan = plan
-        self._end_s = time.monotonic() + plan.limit_minutes * 60
+        self._end_s = end_s
 
     def run(self, group: Path | None, seed: int) -> bool:
         """Measure round by round; return False where time ran out before the last."""
@@ -90,18 +103,20 @@ class Driver:
                 for name in order:
                     if time.monotonic() > self._end_s:
                         return False
+                    if name not in self._workers or (name, cell.point) in self.reasons:
+                        continue
                     place = group if cell.memory_limit_bytes else None
                     self._measure(name, Task(cell, seed + round_number, place), round_number)
         return True
 
     def _measure(self, name: str, task: Task, round_number: int) -> None:
+        cell, worker = task.cell, self._workers[name]
         try:
-            figures = self._workers[name].run(task)
+            figures = worker.run(task)
         except WorkerDiedError as error:
-            self.reasons[name] = f"failed: {error}"
-            del self._workers[name]
+            self.reasons[name, cell.point] = f"failed: {error}"
+            self._restart(worker)
             return
-        cell = task.cell
         self.cells.append(
             Measured(
                 name,
@@ -113,6 +128,15 @@ class Driver:
             )
         )
 
+    def _restart(self, worker: Worker) -> None:
+        try:
+            reason = worker.restart()
+        except WorkerDiedError as error:
+            reason = f"failed: {error}"
+        if reason is not None:
+            self.reasons[worker.rival_name, None] = reason
+            del self._workers[worker.rival_name]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 1 where a rival failed. One that cannot run here is only a row."""
@@ -123,12 +147,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limit, why_no_limit = _memory_limit(options.memory_limit_mib * MIB)
     plan = _plan(options, with_limit=limit is not None)
     facts = machine_facts(options.dir)
+    # The start of the processes counts: importing SGLang alone takes seconds.
+    end_s = time.monotonic() + plan.limit_minutes * 60
     try:
         with (
             tempfile.TemporaryDirectory(dir=options.dir) as directory,
             worker_pool(options.rivals, Path(directory)) as (workers, reasons),
         ):
-            driver = Driver(workers, dict(reasons), plan)
+            driver = Driver(workers, reasons, plan, end_s=end_s)
             finished = driver.run(limit.group if limit else None, options.seed)
     finally:
         if limit is not None:
@@ -147,8 +173,10 @@ def _report(driver: Driver, options: argparse.Namespace, plan: Plan, facts: dict
     for figure, title in SPEED:
         print(f"\n### {title}: our modes over each rival, per round (above 1 is faster)\n")
         print(ratio_table(driver.cells, figure))
-    for name, reason in driver.reasons.items():
-        print(f"{name} ({RIVALS[name].about}): {reason}")
+    print()
+    for (name, point), reason in driver.reasons.items():
+        where = f", {point_title(point)}" if point else ""
+        print(f"{name} ({RIVALS[name].about}){where}: {reason}")
     if options.json:
         report = {
             "benchmark": "engine",
@@ -156,7 +184,10 @@ def _report(driver: Driver, options: argparse.Namespace, plan: Plan, facts: dict
             "plan": dataclasses.asdict(plan),
             "seed": options.seed,
             "rivals": {name: RIVALS[name].about for name in options.rivals},
-            "not_measured": driver.reasons,
+            "not_measured": [
+                {"rival": name, "point": point, "reason": reason}
+                for (name, point), reason in driver.reasons.items()
+            ],
             "cells": [dataclasses.asdict(cell) for cell in driver.cells],
         }
         write_json(options.json, report)
@@ -194,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="rounds instead of the plan's")
     parser.add_argument("--minutes", type=float, help="stop after this many instead of the plan's")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--memory-limit-mib", type=int, default=384)
+    parser.add_argument("--memory-limit-mib", type=int, default=512)
     parser.add_argument(
         "--dir",
         type=Path,

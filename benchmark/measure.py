@@ -40,6 +40,11 @@ class Cell:
     dropped, they come in random order under pressure. 0 is no limit."""
 
     @property
+    def point(self) -> tuple[int, int, int]:
+        """What makes cells comparable: memory limit, page size, batch size."""
+        return (self.memory_limit_bytes, self.page_bytes, self.batch_pages)
+
+    @property
     def num_pages(self) -> int:
         """Pages of the set, whole batches."""
         num_batches = max(1, self.set_bytes // (self.page_bytes * self.batch_pages))

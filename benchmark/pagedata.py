@@ -44,8 +44,12 @@ class PageSource:
 
     def __init__(self, page_bytes: int, *, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
-        normal = generator.standard_normal(_NOISE_BYTES // 2, dtype=np.float32)
-        self._noise = (normal.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        noise = np.empty(_NOISE_BYTES // 2, dtype=np.uint16)
+        # In parts, so that what is made on the way stays small under a memory limit.
+        for part in np.split(noise, _NOISE_BYTES >> 20):
+            normal = generator.standard_normal(len(part), dtype=np.float32)
+            part[:] = normal.view(np.uint32) >> 16
+        self._noise = noise.view(np.uint8)
         self._page_bytes = page_bytes
         self._seed = seed
 

@@ -4,8 +4,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from benchmark.harness import Summary, best_of, round_ratios, short, summarize, table
+
+Point: TypeAlias = tuple[int, int, int]
+"""Memory limit in bytes, page bytes, pages a batch."""
+Reasons: TypeAlias = dict[tuple[str, Point | None], str]
+"""Why a rival has no figures at a point, or at any (None)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,7 @@ class Measured:
     figures: dict[str, float]
 
     @property
-    def point(self) -> tuple[int, int, int]:
+    def point(self) -> Point:
         """The grid point: what is compared with each other."""
         return (self.memory_limit_bytes, self.page_bytes, self.batch_pages)
 
@@ -70,7 +76,7 @@ def by_round(cells: Iterable[Measured], rival: str, figure: str) -> dict[int, fl
     }
 
 
-def point_title(point: tuple[int, int, int]) -> str:
+def point_title(point: Point) -> str:
     """Name a grid point in words."""
     limit, page_bytes, batch_pages = point
     title = f"{page_bytes >> 10} KiB pages, {batch_pages} a batch"
@@ -79,14 +85,23 @@ def point_title(point: tuple[int, int, int]) -> str:
     return title
 
 
-def point_tables(cells: Sequence[Measured], rivals: Sequence[str], reasons: dict[str, str]) -> str:
+def point_tables(cells: Sequence[Measured], rivals: Sequence[str], reasons: Reasons) -> str:
     """Return, for each grid point, a table of speeds and one of costs, every rival a row."""
     parts = []
     for point in sorted({cell.point for cell in cells}):
         here = [cell for cell in cells if cell.point == point]
+
+        def why_not(rival: str, point: Point = point) -> str:
+            reason = reasons.get((rival, point)) or reasons.get((rival, None))
+            return reason or "not measured in the time given"
+
         parts.append(f"\n### {point_title(point)}\n")
         for columns, style in ((SPEED, str), (COST, _median)):
-            rows = [_row(here, rival, columns, style, reasons) for rival in rivals]
+            rows = [
+                _row(here, rival, columns, style)
+                or [rival, why_not(rival), *[""] * len(columns[1:])]
+                for rival in rivals
+            ]
             parts.append(table(["engine", *(title for _, title in columns)], rows) + "\n")
     return "\n".join(parts)
 
@@ -155,10 +170,9 @@ def _bars(axes, cells: Sequence[Measured], rivals: Sequence[str], figure: str) -
     axes.set_xticks(range(len(sizes)), [f"{size >> 10} KiB" for size in sizes])
 
 
-def _row(cells, rival, columns, style, reasons) -> list[str]:
+def _row(cells, rival, columns, style) -> list[str] | None:
     if not any(cell.rival == rival for cell in cells):
-        reason = reasons.get(rival, "not measured in the time given")
-        return [rival, reason, *[""] * (len(columns) - 1)]
+        return None
     summaries = [summarize(by_round(cells, rival, figure).values()) for figure, _ in columns]
     return [rival, *("-" if found is None else style(found) for found in summaries)]
 

@@ -1,6 +1,7 @@
 """Processes to measure in: one a rival that stays, or one a measurement."""
 
 import multiprocessing
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -64,12 +65,15 @@ class Worker:
 
     def __init__(self, rival_name: str, directory: Path) -> None:
         self.rival_name = rival_name
-        self._connection, other = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(
-            target=_serve, args=(rival_name, directory, other), daemon=True
-        )
-        self._process.start()
-        other.close()
+        self._directory = directory
+        self._start()
+
+    def restart(self) -> str | None:
+        """Start anew after a death, on a clean directory; return what `wait_ready` returns."""
+        self._connection.close()
+        shutil.rmtree(self._directory / self.rival_name, ignore_errors=True)
+        self._start()
+        return self.wait_ready()
 
     def wait_ready(self) -> str | None:
         """Return None once the rival runs, or the reason why it cannot run here.
@@ -95,6 +99,14 @@ class Worker:
         """End the process."""
         self._connection.close()
         self._process.join()
+
+    def _start(self) -> None:
+        self._connection, other = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(
+            target=_serve, args=(self.rival_name, self._directory, other), daemon=True
+        )
+        self._process.start()
+        other.close()
 
     def _receive(self):
         try:

@@ -1,14 +1,17 @@
 """The engine benchmark measures what it says, and says what it could not measure."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmark.bench_engine import main
+from benchmark.bench_engine import Driver, Plan, main
 from benchmark.measure import Cell, WrongPagesError, measure
-from benchmark.rivals import RIVALS, RivalSpec, RivalUnavailableError
+from benchmark.report import point_tables
+from benchmark.rivals import RIVALS, RivalSpec
 from benchmark.rivals.raw_file import RawFile
+from benchmark.workers import worker_pool
 
 TINY = Cell(page_bytes=8192, batch_pages=4, set_bytes=32 * 8192, phase_s=5.0)
 
@@ -62,9 +65,23 @@ def test_a_rival_that_cannot_run_is_a_row_with_its_reason(
     rows = [line for line in capsys.readouterr().out.splitlines() if "lmcache_direct" in line]
     assert any(line.startswith("|") and "not unpacked" in line for line in rows)
     content = json.loads(report.read_text())
-    assert "not unpacked" in content["not_measured"]["lmcache_direct"]
+    (reported,) = content["not_measured"]
+    assert reported["rival"] == "lmcache_direct"
+    assert "not unpacked" in reported["reason"]
     assert {cell["rival"] for cell in content["cells"]} == {"raw_buffered"}
 
 
-def test_the_unavailable_error_is_told_apart_from_a_failure() -> None:
-    assert not issubclass(RivalUnavailableError, OSError)
+def test_a_rival_that_dies_in_one_cell_is_measured_in_the_others(tmp_path: Path) -> None:
+    # The page does not fit the alignment of O_DIRECT, so the first write is refused.
+    odd = Cell(page_bytes=6000, batch_pages=4, set_bytes=24000, phase_s=5.0)
+    plan = Plan((odd, TINY), num_rounds=2, limit_minutes=1.0)
+    with worker_pool(["raw_direct"], tmp_path) as (workers, reasons):
+        driver = Driver(workers, reasons, plan, end_s=time.monotonic() + 60)
+        assert driver.run(None, seed=1)
+    assert [(cell.point, cell.round_number) for cell in driver.cells] == [
+        (TINY.point, 0),
+        (TINY.point, 1),
+    ]
+    assert "failed" in driver.reasons["raw_direct", odd.point]
+    tables = point_tables(driver.cells, ["raw_direct"], driver.reasons)
+    assert "raw_direct" in tables
