@@ -240,6 +240,7 @@ def _typed_errors(action: str) -> Iterator[None]:
     except Exception as error:
         text = str(error)
         kind: Callable[[str], Exception] = UnavailableError
-        if "Corruption" in text:
+        # A manifest that CURRENT names and nobody finds is damage, although RocksDB says I/O error.
+        if "Corruption" in text or ("MANIFEST" in text and "No such file" in text):
             kind = CorruptionError
         raise kind(f"the index failed. action={action} reason={text}") from error
