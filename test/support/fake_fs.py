@@ -234,6 +234,9 @@ class FakeFile:
 
         return self._call("punch", punch, changes=True)
 
+    def has_data(self, offset: int) -> bool:
+        return self._call("has_data", lambda: offset // BLOCK_BYTES in self._inode.current.blocks)
+
     def truncate(self, num_bytes: int) -> None:
         self._call("truncate", lambda: self._inode.apply("truncate", num_bytes), changes=True)
 
