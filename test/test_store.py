@@ -1,0 +1,320 @@
+"""The public API on real files and real RocksDB; its laws under faults stand in `test/model`."""
+
+import mmap
+import threading
+
+import pytest
+from sglang_lsm.config import StoreConfig
+from sglang_lsm.errors import ClosedError, ConfigError, StoreError, UnavailableError
+from sglang_lsm.store import Store, check_directory
+from support.page_maker import (
+    SEGMENT_BYTES,
+    content_of,
+    cut,
+    empty_pages,
+    fingerprint,
+    joined,
+    pages_of,
+    path_of,
+    small_config,
+)
+
+PIECES = (5000, 3000)
+
+
+@pytest.fixture(params=["buffered", "direct", "auto"])
+def io_mode(request):
+    return request.param
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(directory):
+    store = Store.open(directory, small_config())
+    yield store
+    store.close()
+
+
+def read(store, path, pieces=PIECES):
+    """Return the pages that a get returns, as bytes."""
+    out = empty_pages(path.num_pages, pieces)
+    return [joined(page) for page in out[: store.get_batch(path, out)]]
+
+
+def contents(path, pieces=PIECES):
+    return [content_of(path.namespace, h, sum(pieces)) for h in path.hashes[path.start :]]
+
+
+def aligned_pages(path, pieces):
+    """Return the pages of a path in memory that O_DIRECT accepts."""
+    pages = []
+    for content in contents(path, pieces):
+        memory = memoryview(mmap.mmap(-1, len(content)))
+        memory[:] = content
+        pages.append(cut(memory, pieces))
+    return pages
+
+
+@pytest.mark.parametrize("durability", ["none", "interval", "batch"])
+@pytest.mark.parametrize("pieces", [(5000, 3000), (4096, 8192), (65536,), (1,)])
+def test_what_was_put_is_found_and_read(directory, io_mode, durability, pieces):
+    config = small_config(8, io_mode=io_mode, durability=durability, io_bytes=16384)
+    store = Store.open(directory, config)
+    path = path_of(store.register(fingerprint()), range(70))
+    for number in range(2):
+        assert store.put_batch(path, aligned_pages(path, pieces))
+        assert store.probe(path) == 70
+        assert read(store, path, pieces) == contents(path, pieces)
+        assert store.stats().pages_put == 70
+        assert store.stats().pages_skipped == 70 * number
+    store.close()
+    store = Store.open(directory, config)
+    assert read(store, path, pieces) == contents(path, pieces)
+    store.close()
+
+
+def test_a_prefix_is_found_of_a_longer_path(store):
+    namespace = store.register(fingerprint())
+    stored = path_of(namespace, range(5))
+    store.put_batch(stored, pages_of(stored, PIECES))
+    longer = path_of(namespace, range(9))
+    assert store.probe(longer) == 5
+    assert read(store, longer) == contents(stored)
+    branch = path_of(namespace, [0, 1, 2, "other", 4])
+    assert store.probe(branch) == 3
+    assert read(store, branch) == contents(branch)[:3]
+
+
+def test_a_call_about_the_rest_of_a_path(store):
+    namespace = store.register(fingerprint())
+    whole, rest = path_of(namespace, range(8)), path_of(namespace, range(8), start=3)
+    store.put_batch(rest, pages_of(rest, PIECES))
+    assert store.probe(rest) == 5
+    assert store.probe(whole) == 0
+    assert read(store, rest) == contents(rest)
+
+
+def test_nothing_asked(store):
+    path = path_of(store.register(fingerprint()), [1, 2], start=2)
+    assert store.put_batch(path, [])
+    assert store.probe(path) == 0
+    assert store.get_batch(path, []) == 0
+
+
+def test_one_buffer_a_page(store):
+    path = path_of(store.register(fingerprint()), [1, 2])
+    with pytest.raises(ValueError, match="one buffer a page"):
+        store.put_batch(path, pages_of(path, PIECES)[:1])
+    with pytest.raises(ValueError, match="one buffer a page"):
+        store.get_batch(path, empty_pages(3, PIECES))
+
+
+@pytest.mark.parametrize("pieces", [(4000,), (8000, 1), (9000,)])
+def test_a_page_of_another_size_ends_the_run(store, pieces):
+    path = path_of(store.register(fingerprint()), [1, 2])
+    store.put_batch(path, pages_of(path, PIECES))
+    assert store.get_batch(path, empty_pages(2, pieces)) == 0
+    assert store.stats().pages_damaged == 0
+    assert read(store, path) == contents(path)
+
+
+def test_other_fingerprints_never_hit(store):
+    one = path_of(store.register(fingerprint("one")), [1, 2])
+    other = path_of(store.register(fingerprint("one", kv_dtype="fp8")), [1, 2])
+    store.put_batch(one, pages_of(one, PIECES))
+    assert store.probe(other) == 0
+    assert read(store, other) == []
+
+
+def test_fingerprints_are_kept_in_full(directory):
+    store = Store.open(directory, small_config())
+    known = [fingerprint("one"), fingerprint("two")]
+    for _ in range(2):
+        for each in known:
+            assert store.register(each) == each.namespace
+    store.close()
+    store = Store.open(directory, small_config())
+    assert store.fingerprints() == {each.namespace: each.to_json() for each in known}
+    store.close()
+
+
+def test_delete_subtree_forgets_what_is_below_and_only_that(store):
+    namespace = store.register(fingerprint())
+    trunk = [0] * 60
+    branches = [path_of(namespace, [*trunk, b, *range(20)]) for b in (1, 2)]
+    for path in branches:
+        store.put_batch(path, pages_of(path, PIECES))
+    assert store.delete_subtree(path_of(namespace, [*trunk, 1])) == 21
+    assert [store.probe(path) for path in branches] == [60, 81]
+    assert store.delete_subtree(path_of(namespace, [*trunk, 1])) == 0
+    assert store.delete_subtree(path_of(namespace, [0])) == 81
+    assert [store.probe(path) for path in branches] == [0, 0]
+
+
+def test_clear_forgets_one_namespace(store):
+    one, other = (path_of(store.register(fingerprint(name)), range(70)) for name in "ab")
+    for path in (one, other):
+        store.put_batch(path, pages_of(path, PIECES))
+    store.clear(one.namespace)
+    assert (store.probe(one), store.probe(other)) == (0, 70)
+    store.put_batch(one, pages_of(one, PIECES))
+    assert read(store, one) == contents(one)
+
+
+def test_a_full_store_evicts_and_stays_within_its_quota(directory):
+    store = Store.open(directory, small_config(4))
+    namespace = store.register(fingerprint())
+    pieces, num_put = (65536,), 0
+    for number in range(20):
+        path = path_of(namespace, [number] * 10)
+        store.put_batch(path, pages_of(path, pieces))
+        num_put += 10
+        assert read(store, path, pieces) == contents(path, pieces)
+        stats = store.stats()
+        assert stats.allocated_bytes <= stats.quota_bytes == 4 * SEGMENT_BYTES
+        on_disk = sum(file.stat().st_blocks * 512 for file in (directory / "log").iterdir())
+        assert on_disk <= stats.quota_bytes
+    found = sum(
+        store.probe(path_of(namespace, [number] * (i + 1), start=i))
+        for number in range(20)
+        for i in range(10)
+    )
+    assert found == num_put - store.stats().pages_evicted
+    assert found >= 2.5 * SEGMENT_BYTES / 65536
+    store.close()
+
+
+def test_a_page_larger_than_a_segment_is_refused_and_evicts_nothing(store):
+    """Each refusal once sealed a segment, made a new one, and evicted an old one for it."""
+    namespace = store.register(fingerprint())
+    small, large = path_of(namespace, ["small"]), path_of(namespace, ["large"])
+    store.put_batch(small, pages_of(small, PIECES))
+    for _ in range(6):
+        with pytest.raises(UnavailableError, match="does not fit"):
+            store.put_batch(large, pages_of(large, (SEGMENT_BYTES,)))
+    assert store.stats().pages_evicted == 0
+    assert store.stats().puts_failed == 6
+    assert read(store, small) == contents(small)
+
+
+def test_a_withdrawn_put_is_never_found(directory):
+    store = Store.open(directory, small_config())
+    path = path_of(store.register(fingerprint()), range(5))
+    assert not store.put_batch(path, pages_of(path, PIECES), still_valid=lambda: False)
+    assert store.probe(path) == 0
+    store.close()
+    for file in (directory / "index").iterdir():
+        file.unlink()
+    store = Store.open(directory, small_config())
+    assert store.probe(path) == 0
+    assert store.put_batch(path, pages_of(path, PIECES), still_valid=lambda: True)
+    assert read(store, path) == contents(path)
+    store.close()
+
+
+def test_the_index_is_filled_from_the_log_where_it_was_lost(directory):
+    store = Store.open(directory, small_config())
+    path = path_of(store.register(fingerprint()), range(70))
+    store.put_batch(path, pages_of(path, PIECES))
+    store.close()
+    for file in (directory / "index").iterdir():
+        file.unlink()
+    store = Store.open(directory, small_config())
+    assert read(store, path) == contents(path)
+    store.close()
+
+
+def test_a_second_store_on_one_directory_is_refused(store, directory):
+    with pytest.raises(ConfigError, match="in use"):
+        Store.open(directory, small_config())
+    with pytest.raises(ConfigError, match="in use"):
+        check_directory(directory)
+
+
+def test_a_directory_of_somebody_else_is_refused_and_kept(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for opened in (lambda: Store.open(tmp_path, small_config()), lambda: check_directory(tmp_path)):
+        with pytest.raises(ConfigError, match=r"thesis\.txt"):
+            opened()
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_file_system_of_its_own_is_an_empty_directory(tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    check_directory(tmp_path)
+    Store.open(tmp_path, small_config()).close()
+
+
+def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError):
+        Store.open(tmp_path / "file" / "store", small_config())
+    with pytest.raises(ConfigError):
+        check_directory(tmp_path / "file" / "store")
+
+
+def test_a_failed_open_leaves_the_directory_free(tmp_path):
+    (tmp_path / "foreign").write_bytes(b"")
+    with pytest.raises(ConfigError, match="foreign"):
+        Store.open(tmp_path, small_config())
+    (tmp_path / "foreign").unlink()
+    Store.open(tmp_path, small_config()).close()
+
+
+def test_a_closed_store_says_so(directory):
+    store = Store.open(directory, small_config(durability="interval", sync_interval_s=0.01))
+    namespace = store.register(fingerprint())
+    path = path_of(namespace, [1])
+    store.close()
+    store.close()
+    for call in (
+        lambda: store.register(fingerprint()),
+        store.fingerprints,
+        lambda: store.probe(path),
+        lambda: store.put_batch(path, pages_of(path, PIECES)),
+        lambda: store.get_batch(path, empty_pages(1, PIECES)),
+        lambda: store.delete_subtree(path),
+        lambda: store.clear(namespace),
+        store.sync,
+    ):
+        with pytest.raises(ClosedError):
+            call()
+
+
+def test_closing_leaves_no_thread_and_no_lock(directory):
+    before = set(threading.enumerate())
+    for _ in range(3):
+        store = Store.open(directory, small_config(durability="interval", io_bytes=4096))
+        path = path_of(store.register(fingerprint()), range(5))
+        store.put_batch(path, pages_of(path, PIECES))
+        assert read(store, path) == contents(path)
+        store.close()
+        assert set(threading.enumerate()) <= before
+
+
+def test_stats_add_up(store):
+    path = path_of(store.register(fingerprint()), range(5))
+    store.put_batch(path_of(path.namespace, range(3)), pages_of(path, PIECES)[:3])
+    store.probe(path)
+    read(store, path)
+    stats = store.stats()
+    assert (stats.pages_put, stats.bytes_put) == (3, 3 * 8000)
+    assert (stats.pages_probed, stats.pages_hit) == (5, 3)
+    assert (stats.pages_got, stats.bytes_got) == (3, 3 * 8000)
+    assert (stats.num_segments, stats.quota_bytes) == (1, 4 * SEGMENT_BYTES)
+
+
+def test_a_floor_above_the_free_space_is_back_pressure(directory):
+    config = StoreConfig(
+        quota_bytes=4 * SEGMENT_BYTES, min_free_bytes=1 << 60, log=small_config().log
+    )
+    store = Store.open(directory, config)
+    path = path_of(store.register(fingerprint()), [1])
+    with pytest.raises(UnavailableError, match="no room"):
+        store.put_batch(path, pages_of(path, PIECES))
+    assert store.probe(path) == 0
+    store.close()
