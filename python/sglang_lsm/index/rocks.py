@@ -95,6 +95,7 @@ class RocksIndex:
                 if cursor.key() != key:
                     cursor.seek(key)
                     if cursor.key() != key:
+                        cursor.status()
                         break
                 values.append(cursor.value())
             return values
@@ -197,6 +198,8 @@ class RocksIndex:
             while cursor.valid():
                 yield cursor.key(), cursor.value()
                 cursor.next()
+            # A cursor that meets a damaged block ends there, as if nothing came behind it.
+            cursor.status()
 
 
 def _options(config: IndexConfig, cache: Cache) -> Options:
