@@ -1,0 +1,78 @@
+"""Which host pages to write to disk next. Pure: arrays in, page numbers out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sglang_lsm_patch.host_ledger import DIRTY, FREE, HostLedger, Pages, PathPart
+
+_SECONDS_A_PAGE = 1e-6
+"""Among pages touched together, the deeper is the colder, as the tree gives up leaves first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring pages of one path part, parents first."""
+
+    part: PathPart
+    start: int
+    """Pages before the first on the path."""
+    pages: Pages
+
+
+def write_ahead(ledger: HostLedger, *, num_free: int, num_ready: int, max_pages: int) -> Pages:
+    """Return pages to write so that `num_ready` can be given up without a copy.
+
+    Ready is what is free, and the coldest pages as far as they are clean. Pages outside of that
+    part of the pool are not written however much room there is: they may be hit again.
+
+    Args:
+        num_free: of the host pool's pages.
+        num_ready: how many shall be ready.
+        max_pages: at most that many are returned, coldest first.
+    """
+    wanted = num_ready - num_free
+    used = np.flatnonzero(ledger.state != FREE)
+    if wanted <= 0 or len(used) == 0:
+        return used[:0]
+    warmth = ledger.touched_s[used] - _SECONDS_A_PAGE * ledger.position[used]
+    if wanted < len(used):
+        coldest = np.argpartition(warmth, wanted - 1)[:wanted]
+        used, warmth = used[coldest], warmth[coldest]
+    dirty = ledger.state[used] == DIRTY
+    used, warmth = used[dirty], warmth[dirty]
+    return used[np.argsort(warmth, kind="stable")][:max_pages]
+
+
+def write_behind(ledger: HostLedger, *, now_s: float, delay_s: float, max_pages: int) -> Pages:
+    """Return dirty pages that have proved useful or waited `delay_s`; oldest first, then parents.
+
+    What a kill would lose then is young and was asked for once.
+    """
+    if max_pages <= 0:
+        return np.empty(0, np.int64)
+    dirty = np.flatnonzero(ledger.state == DIRTY)
+    is_due = (ledger.num_hits[dirty] > 0) | (ledger.added_s[dirty] <= now_s - delay_s)
+    return parents_first(ledger, dirty[is_due])[:max_pages]
+
+
+def parents_first(ledger: HostLedger, pages: Pages) -> Pages:
+    """Return `pages` by age, and by depth where they are of the same age: a page is never older
+    than the ones before it on its path."""
+    return pages[np.lexsort((ledger.position[pages], ledger.added_s[pages]))]
+
+
+def runs(ledger: HostLedger, pages: Pages, *, max_pages: int) -> Iterator[Run]:
+    """Yield `pages` as runs of at most `max_pages`; parts in the order of their first page."""
+    by_part: dict[int, list[int]] = {}
+    for page, part in zip(pages.tolist(), ledger.part[pages], strict=True):
+        by_part.setdefault(id(part), []).append(page)
+    for of_part in by_part.values():
+        group = np.asarray(of_part, np.int64)
+        group = group[np.argsort(ledger.position[group])]
+        positions = ledger.position[group]
+        for stretch in np.split(group, np.flatnonzero(np.diff(positions) != 1) + 1):
+            for at in range(0, len(stretch), max_pages):
+                piece = stretch[at : at + max_pages]
+                yield Run(ledger.part[piece[0]], int(ledger.position[piece[0]]), piece)
