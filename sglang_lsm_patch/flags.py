@@ -9,10 +9,22 @@ import argparse
 import functools
 from collections.abc import Callable, Sequence
 
-from sglang_lsm_patch.options import BACKENDS, DEFAULT_SIZE
+from sglang_lsm_patch.options import (
+    BACKENDS,
+    DEFAULT_SIZE,
+    DEFAULT_WRITE_POLICY,
+    WRITE_POLICIES,
+    WriteConfig,
+)
 
 FIELDS = ("kv_storage", "kv_storage_path", "kv_storage_size", "kv_storage_config")
-WATCHED = ("hicache_io_backend", "hicache_mem_layout")
+WRITE_FIELDS = {
+    "kv_storage_write": "write",
+    "kv_storage_write_delay": "write-delay",
+    "kv_storage_flush_writes": "flush-writes",
+}
+"""Fields about writing, and what `options.parse_options` calls them."""
+WATCHED = ("hicache_io_backend", "hicache_mem_layout", "hicache_write_policy")
 EXPLICIT = "_kv_storage_explicit"
 """Attribute of the parsed namespace: the watched fields that were given."""
 
@@ -53,8 +65,36 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="Further settings of the disk tier, a JSON object or @file; for example "
         '\'{"min_free": "10%%", "log": {"io_mode": "buffered"}}\'.',
     )
+    _add_write_flags(group)
     parser.parse_known_args = functools.partial(  # type: ignore[method-assign]
         _parse_and_note, parser, parser.parse_known_args
+    )
+
+
+def _add_write_flags(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--kv-storage-write",
+        choices=tuple(WRITE_POLICIES),
+        default=None,
+        help="When pages are written to disk: when they leave host memory (evict), as soon as they "
+        f"are computed (through), or on their second hit (selective). Default: "
+        f"{DEFAULT_WRITE_POLICY}.",
+    )
+    group.add_argument(
+        "--kv-storage-write-delay",
+        metavar="SECONDS",
+        type=float,
+        default=None,
+        help="With --kv-storage-write evict: age at which pages are written although they could "
+        f"stay in host memory; what is younger is lost if the server is killed. Default: "
+        f"{WriteConfig().delay_s:g}.",
+    )
+    group.add_argument(
+        "--kv-storage-flush-writes",
+        action="store_true",
+        default=None,
+        help="With --kv-storage-write evict: write what is in host memory to disk before "
+        "/flush_cache empties it.",
     )
 
 

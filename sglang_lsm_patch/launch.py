@@ -10,8 +10,8 @@ from sglang_lsm.errors import StoreError
 
 from sglang_lsm_patch import preflight, resolve
 from sglang_lsm_patch.compat import require_compatible
-from sglang_lsm_patch.flags import EXPLICIT, FIELDS, WATCHED
-from sglang_lsm_patch.options import parse_options
+from sglang_lsm_patch.flags import EXPLICIT, FIELDS, WATCHED, WRITE_FIELDS
+from sglang_lsm_patch.options import TierOptions, parse_options
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +23,15 @@ def from_namespace(namespace: argparse.Namespace) -> argparse.Namespace:
     would arrive as a traceback, and only after this point does the model load.
     """
     given = dict(vars(namespace))
-    asked = [given.pop(name, None) for name in FIELDS]
+    asked, writes = _take_asked(given)
     explicit = given.pop(EXPLICIT, None)
     if explicit is None:
         # Not from one of our parsers: a value that is not the default can only have been given.
         explicit = {name for name in WATCHED if _differs_from_default(name, given)}
     try:
-        return argparse.Namespace(**{**given, **_fields(asked, given, explicit)})
+        return argparse.Namespace(
+            **{**given, **_fields(parse_options(*asked, writes=writes), given, explicit)}
+        )
     except StoreError as error:
         _refuse(error)
 
@@ -41,14 +43,19 @@ def from_engine_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError, FormatVersionError, UnavailableError: the disk tier cannot be had.
     """
     given = dict(arguments)
+    asked, writes = _take_asked(given)
+    return {**given, **_fields(parse_options(*asked, writes=writes), given, set(given))}
+
+
+def _take_asked(given: dict[str, Any]) -> tuple[list[object], dict[str, object]]:
+    """Take our own fields out of `given`; return them as `parse_options` wants them."""
     asked = [given.pop(name, None) for name in FIELDS]
-    return {**given, **_fields(asked, given, set(given))}
+    return asked, {option: given.pop(name, None) for name, option in WRITE_FIELDS.items()}
 
 
 def _fields(
-    asked: list[object], given: Mapping[str, object], explicit: Collection[str]
+    options: TierOptions | None, given: Mapping[str, object], explicit: Collection[str]
 ) -> dict[str, object]:
-    options = parse_options(*asked)
     if options is None:
         return {}
     require_compatible()
@@ -56,7 +63,6 @@ def _fields(
     tier = preflight.settings(
         options,
         model=resolve.model_source(given),
-        write_policy=str(given.get("hicache_write_policy") or "write_through"),
         num_ranks=resolve.ranks_on_node(given),
     )
     preflight.require_openable(tier)

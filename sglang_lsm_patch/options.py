@@ -1,6 +1,6 @@
 """What the operator asked for, and what travels to the worker processes.
 
-`TierOptions` holds the four `--kv-storage*` values as given; `TierSettings` is their resolved form,
+`TierOptions` holds the `--kv-storage*` values as given; `TierSettings` is their resolved form,
 plain JSON inside SGLang's extra config, the same in every rank.
 """
 
@@ -11,13 +11,54 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sglang_lsm.config import IndexConfig, LogConfig, StoreConfig, from_mapping
+from sglang_lsm.config import MIB, IndexConfig, LogConfig, StoreConfig, from_mapping
 from sglang_lsm.errors import ConfigError
 
 BACKENDS = ("lsm",)
 DEFAULT_SIZE = "50%"
+DEFAULT_WRITE_POLICY = "evict"
+WRITE_POLICIES: dict[str, str | None] = {
+    "evict": None,
+    "through": "write_through",
+    "selective": "write_through_selective",
+}
+"""When pages are written to disk, and the write policy of SGLang's host tier that this needs.
+
+`evict`: when they leave the host tier. `through`: as soon as they are computed. `selective`: on
+their second hit. `evict` works with each policy of the host tier.
+"""
 EXTRA_CONFIG_KEY = "kv_storage"
 """Where the resolved settings stand inside SGLang's `storage_config.extra_config`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteConfig:
+    """How pages reach the disk under the write policy `evict`."""
+
+    delay_s: float = 30.0
+    """Age at which a page is written although nothing needs its place. Longer: fewer pages are
+    written that nobody asks for again; a kill -9 loses more."""
+    flush_writes: bool = False
+    """Whether emptying the host tier (`/flush_cache`) writes its pages first."""
+    ahead_share: float = 0.125
+    """Share of the host tier, free or coldest, that can be given up without a copy. Larger: bursts
+    cost the scheduler less; pages are written earlier, some of which would have been hit again."""
+    behind_bytes_per_s: int = 64 * MIB
+    """Rate of writing pages that nothing needs the place of. Larger: a kill -9 loses less; reads
+    find a busier disk."""
+    staging_bytes: int = 64 * MIB
+    """Memory for pages whose place is needed before they are written, 32 pages at least. Pages that
+    find it full are forgotten."""
+    flush_timeout_s: float = 10.0
+    """Longest a shutdown or a flush waits for the disk. SGLang kills a process after 15 s."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value that cannot work."""
+        if not 0.0 <= self.ahead_share <= 1.0:
+            raise ConfigError(f"ahead_share must be 0 to 1. value={self.ahead_share}")
+        for name in ("delay_s", "behind_bytes_per_s", "staging_bytes", "flush_timeout_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must not be negative. value={getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +70,7 @@ class TierConfig:
     than go below."""
     log: LogConfig = field(default_factory=LogConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
+    write: WriteConfig = field(default_factory=WriteConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +101,8 @@ class TierSettings:
     log: LogConfig
     index: IndexConfig
     model: ModelSource
-    write_policy: str
+    write_policy: str = DEFAULT_WRITE_POLICY
+    write: WriteConfig = field(default_factory=WriteConfig)
 
     def store_config(self) -> StoreConfig:
         """Return the engine's settings. Raises ConfigError."""
@@ -94,12 +137,17 @@ class TierOptions:
     path: Path
     size: str
     config: TierConfig
+    write_policy: str
     segment_bytes_given: bool
     """Whether the operator chose the segment size; if not, it shrinks with a small quota."""
 
 
 def parse_options(
-    backend: object, path: object = None, size: object = None, config: object = None
+    backend: object,
+    path: object = None,
+    size: object = None,
+    config: object = None,
+    writes: Mapping[str, object] | None = None,
 ) -> TierOptions | None:
     """Return the options of a launch, or None when no disk tier is asked for. Touches no disk but
     an `@file`.
@@ -109,24 +157,26 @@ def parse_options(
         path: a directory; None for `sglang-lsm` below `$XDG_CACHE_HOME` or `~/.cache`.
         size: `200GB`, a number of bytes, or a share like `50%`.
         config: JSON text, `@file`, or a mapping.
+        writes: the options about writing, by their names without `--kv-storage-`.
 
     Raises:
-        ConfigError: an unknown backend, or options without a backend, or a bad config.
+        ConfigError: an unknown backend or write policy, options without a backend, a bad config.
     """
     if backend is None:
-        given = {"path": path, "size": size, "config": config}
+        given = {"path": path, "size": size, "config": config, **(writes or {})}
         without = [f"--kv-storage-{name}" for name, value in given.items() if value is not None]
         if without:
             raise ConfigError(f"{without[0]} has no effect without --kv-storage lsm")
         return None
     if backend not in BACKENDS:
         raise ConfigError(f"unknown backend; known: {', '.join(BACKENDS)}. --kv-storage={backend}")
-    values = _config_values(config)
+    policy, values = _with_writes(writes or {}, _config_values(config))
     log = values.get("log")
     return TierOptions(
         path=_absolute(path),
         size=str(DEFAULT_SIZE if size is None else size),
         config=from_mapping(TierConfig, values, where="--kv-storage-config"),
+        write_policy=policy,
         segment_bytes_given=isinstance(log, Mapping) and "segment_bytes" in log,
     )
 
@@ -147,6 +197,27 @@ def read_json_object(text: str, *, option: str) -> dict[str, object]:
     if not isinstance(values, dict):
         raise ConfigError(f"must be a JSON object. {option}={text!r}")
     return values
+
+
+def _with_writes(
+    writes: Mapping[str, object], config: Mapping[str, object]
+) -> tuple[str, Mapping[str, object]]:
+    """Return the write policy, and `config` with the options about writing put in; they win."""
+    policy = writes.get("write")
+    policy = DEFAULT_WRITE_POLICY if policy is None else policy
+    if policy not in WRITE_POLICIES:
+        raise ConfigError(
+            f"unknown write policy; known: {', '.join(WRITE_POLICIES)}. --kv-storage-write={policy}"
+        )
+    changes = {
+        setting: writes[option]
+        for option, setting in (("write-delay", "delay_s"), ("flush-writes", "flush_writes"))
+        if writes.get(option) is not None
+    }
+    given = config.get("write", {})
+    if not changes or not isinstance(given, Mapping):
+        return str(policy), config
+    return str(policy), {**config, "write": {**given, **changes}}
 
 
 def _config_values(config: object) -> Mapping[str, object]:

@@ -23,9 +23,7 @@ MIN_SEGMENTS = 8
 """Of a quota: whole segments are what the store gives back, so few of them would forget much."""
 
 
-def settings(
-    options: TierOptions, *, model: ModelSource, write_policy: str, num_ranks: int
-) -> TierSettings:
+def settings(options: TierOptions, *, model: ModelSource, num_ranks: int) -> TierSettings:
     """Create the tier's directory and size each rank's store to the disk it lies on.
 
     Raises:
@@ -47,7 +45,8 @@ def settings(
         log=_fitting(options, quota_bytes),
         index=options.config.index,
         model=model,
-        write_policy=write_policy,
+        write_policy=options.write_policy,
+        write=options.config.write,
     )
 
 

@@ -1,15 +1,30 @@
-"""The radix cache of a server with a disk tier: SGLang's own, with complete radix paths on reads.
+"""The radix cache of a server with a disk tier: SGLang's own, with complete radix paths on reads,
+and an eviction path that writes what leaves the host tier.
 
-Imported in scheduler processes only, when the cache is built.
+Imported in scheduler processes only, when the cache is built. It translates; `eviction` decides.
 """
 
+import time
 from typing import Any
 
+import torch
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+from sglang_lsm_patch.eviction import EvictionPath
+from sglang_lsm_patch.shutdown import before_sigterm
+from sglang_lsm_patch.storage import LsmStorage
+
+SIGTERM_TIMEOUT_S = 15.0
+"""As long as SGLang itself waits for a scheduler to end."""
 
 
 class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
-    """Name pages by their whole radix path when the disk tier is asked for them.
+    """Tells the eviction path what the tree does, and completes the paths of pages that are read.
+
+    Under the write policy `evict` pages are not handed to SGLang's backup thread when they reach
+    the host tier; `EvictionPath` writes them when they leave it. Under the other policies, and with
+    a storage backend that is not ours, writing is upstream's.
 
     Upstream passes the hashes of a node's ancestors as `prefix_keys`, on writes starting from the
     parent of the written node, which is the whole path before it. On reads it starts from the
@@ -17,8 +32,128 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
     at another place than it was written to. Both reading calls are repaired here, where the tree is
     at hand; the storage backend cannot tell.
 
-    Owned by the scheduler thread, as upstream.
+    Owned by the scheduler thread, as upstream. Each override has upstream's contract.
     """
+
+    # Until the host tier is set up; upstream's constructor calls `_reset_full` before that.
+    _eviction: EvictionPath | None = None
+
+    # Life of the host and disk tiers.
+
+    def init_hicache(self, server_args: Any, params: Any) -> None:
+        """Set up the host and disk tiers, then what writes between them."""
+        super().init_hicache(server_args, params)
+        self._start_eviction()
+        before_sigterm(self._stop_eviction, timeout_s=SIGTERM_TIMEOUT_S)
+
+    def attach_storage_backend(self, *args: Any, **kwargs: Any) -> tuple[bool, str]:
+        """Attach a disk tier at runtime. What the host tier holds already is not written."""
+        result = super().attach_storage_backend(*args, **kwargs)
+        if self._eviction is None:
+            self._start_eviction()
+        return result  # type: ignore[no-any-return]
+
+    def detach_storage_backend(self) -> tuple[bool, str]:
+        """Write what is due, then detach the disk tier."""
+        self._stop_eviction()
+        return super().detach_storage_backend()  # type: ignore[no-any-return]
+
+    def clear_storage_backend(self) -> bool:
+        """Forget the disk tier's pages; those in the host tier are written again."""
+        is_cleared = super().clear_storage_backend()
+        if is_cleared and self._eviction is not None:
+            self._eviction.disk_emptied()
+        return bool(is_cleared)
+
+    def release_host_resources(self) -> None:
+        """Write what is due before the host tier's memory goes."""
+        self._stop_eviction()
+        super().release_host_resources()
+
+    def shutdown(self) -> None:
+        """Write what is due, then detach the disk tier. Runs at exit."""
+        self._stop_eviction()
+        super().shutdown()
+
+    def _reset_full(self) -> None:
+        if self._eviction is not None:
+            self._eviction.empty()
+        super()._reset_full()
+
+    def _start_eviction(self) -> None:
+        backend = self._lsm_storage()
+        target = backend.eviction_target() if self._writes_on_eviction() and backend else None
+        if target is not None:
+            self._eviction = EvictionPath(target, clock=time.monotonic)
+
+    def _stop_eviction(self) -> None:
+        eviction, self._eviction = self._eviction, None
+        if eviction is not None:
+            eviction.close()
+
+    def _lsm_storage(self) -> LsmStorage | None:
+        backend = getattr(self.cache_controller, "storage_backend", None)
+        # SGLang's fault injector wraps the backend.
+        backend = getattr(backend, "_backend", backend)
+        return backend if isinstance(backend, LsmStorage) else None
+
+    def _writes_on_eviction(self) -> bool:
+        backend = self._lsm_storage()
+        return backend is not None and backend.write_policy == "evict"
+
+    # What happens to pages.
+
+    def write_backup_storage(self, node_id: int) -> None:
+        """Take note of pages that reached the host tier; or hand them to SGLang's backup thread."""
+        if not self._writes_on_eviction():
+            super().write_backup_storage(node_id)
+            return
+        if self._eviction is None:
+            return
+        spec = self.tree_core.build_storage_backup_spec(node_id, True)
+        if spec is not None:
+            self._eviction.computed(spec.host_value, spec.hash_value, spec.prefix_keys or ())
+
+    def _handle_prefetch_result(self, operation: Any) -> None:
+        if self._eviction is None:
+            super()._handle_prefetch_result(operation)
+            return
+        started = self.ongoing_prefetch[operation.handle]
+        num_tokens, page_size = operation.completed_tokens, self.page_size
+        path = self._path_of(started.anchor_node_id)
+        super()._handle_prefetch_result(operation)
+        num_loaded = self.prefetch_loaded_tokens_by_reqid.get(operation.handle, 0)
+        first = num_tokens - num_loaded
+        keys = operation.hash_value
+        self._eviction.loaded(
+            started.host_indices[first:num_tokens],
+            keys[first // page_size : num_tokens // page_size],
+            [*path, *keys[: first // page_size]],
+        )
+
+    def match_prefix(self, params: Any) -> Any:
+        """Find a prefix in the device and host tiers; what was found is warm."""
+        result = super().match_prefix(params)
+        if self._eviction is not None and params.req is not None:
+            node_id = result.best_match_node
+            self._eviction.hit(params.req.rid, lambda: self.tree_core.get_last_hash_value(node_id))
+        return result
+
+    def _drain_host_frees(self, host_frees: dict[ComponentType, list[torch.Tensor]]) -> None:
+        if self._eviction is not None:
+            self._eviction.giving_up(host_frees.get(ComponentType.FULL, ()))
+        super()._drain_host_frees(host_frees)
+
+    def check_hicache_events(self) -> None:
+        """Poll the copies under way; then write what is due."""
+        super().check_hicache_events()
+        if self._eviction is None:
+            return
+        num_stored = self._eviction.step(self.cache_controller.mem_pool_host.available_size())
+        if num_stored and self.enable_storage_metrics:
+            self.storage_metrics_collector.log_backuped_tokens(num_stored * self.page_size)
+
+    # Complete paths on reads.
 
     def prefetch_from_storage(
         self,
@@ -59,5 +194,8 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         """
         if not self.hicache_storage_pass_prefix_keys:
             return prefix_keys
+        return self._path_of(node_id)
+
+    def _path_of(self, node_id: int) -> list[str]:
         ancestors = self.tree_core.get_prefix_hash_values(node_id)
         return [*ancestors, *self.tree_core.get_hash_values(node_id)]

@@ -12,6 +12,7 @@ from sglang_lsm.errors import ConfigError
 
 from sglang_lsm_patch.options import (
     EXTRA_CONFIG_KEY,
+    WRITE_POLICIES,
     ModelSource,
     TierSettings,
     read_json_object,
@@ -94,7 +95,8 @@ def stock_fields(
     hit and not a request; `best_effort` hardly ever hits and `wait_complete` trusts the disk.
 
     Raises:
-        ConfigError: the operator's extra config names another backend.
+        ConfigError: the operator's extra config names another backend, or the write policies of
+            the two tiers contradict each other.
     """
     fields: dict[str, object] = {
         "enable_hierarchical_cache": True,
@@ -102,6 +104,15 @@ def stock_fields(
         "hicache_storage_backend_extra_config": _extra_config(given, settings),
         "radix_cache_backend": RADIX_CACHE_BACKEND,
     }
+    host_policy = WRITE_POLICIES[settings.write_policy]
+    if host_policy is not None:
+        asked = given.get("hicache_write_policy")
+        if "hicache_write_policy" in explicit and asked != host_policy:
+            raise ConfigError(
+                f"--kv-storage-write {settings.write_policy} needs --hicache-write-policy "
+                f"{host_policy}; choose one of the two. --hicache-write-policy={asked}"
+            )
+        fields["hicache_write_policy"] = host_policy
     if given.get("page_size") is None:
         fields["page_size"] = preferred_page_size(given)
     if on_cpu:

@@ -31,6 +31,7 @@ from sglang_lsm.pages import Fingerprint, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.store import Store
 
 from sglang_lsm_patch.arguments import flat_page, one_per_key, page_path
+from sglang_lsm_patch.eviction import EvictionTarget
 from sglang_lsm_patch.fingerprint import fingerprint_of, rank_directory
 from sglang_lsm_patch.host_pages import HostPages, host_pages
 from sglang_lsm_patch.misses import MissLog, TransferFigures
@@ -105,7 +106,8 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
             self._namespace.hex(), pages.page_bytes, fingerprint.page_size,
             self._settings.write_policy, fingerprint.to_json(),
         )  # fmt: skip
-        if self._config.is_mla_model and self._config.tp_size > 1:
+        is_one_writer = self._config.is_mla_model and self._config.tp_size > 1
+        if is_one_writer and self._settings.write_policy != "evict":
             logger.warning(
                 "kv storage stays cold: SGLang writes replicated KV on one rank only, and each "
                 "rank reads its own store. tp_size=%d", self._config.tp_size
@@ -114,6 +116,27 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
     def _register(self, fingerprint: Fingerprint) -> bool:
         self._ready().register(fingerprint)
         return True
+
+    @property
+    def write_policy(self) -> str:
+        """When pages are written, see `options.WRITE_POLICIES`; the same on every rank."""
+        return self._settings.write_policy
+
+    def eviction_target(self) -> EvictionTarget | None:
+        """Return where the eviction path writes to, or None while pages cannot be kept."""
+
+        def target() -> EvictionTarget:
+            pool = self.mem_pool_host
+            return EvictionTarget(
+                store=self._ready(),
+                namespace=self._namespace,
+                pages=host_pages(pool),
+                page_size=pool.page_size,
+                num_pages=pool.size // pool.page_size,
+                config=self._settings.write,
+            )
+
+        return self._or_miss("eviction_target", None, target)
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
         """Learn of a pool beside the KV pool; it is not stored, so such a model never hits."""

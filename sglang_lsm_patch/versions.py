@@ -23,6 +23,29 @@ METHODS: dict[str, tuple[str, ...]] = {
         "self", "last_host_node_id", "new_input_tokens", "last_hash", "prefix_keys", "extra_key",
         "cache_salt",
     ),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.init_hicache": (
+        "self", "server_args", "params",
+    ),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.write_backup_storage": (
+        "self", "node_id",
+    ),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._handle_prefetch_result": (
+        "self", "operation",
+    ),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.match_prefix": ("self", "params"),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._drain_host_frees": (
+        "self", "host_frees",
+    ),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.check_hicache_events": ("self",),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._reset_full": ("self",),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.release_host_resources": ("self",),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.shutdown": ("self",),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.detach_storage_backend": ("self",),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.clear_storage_backend": ("self",),
+    "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
+    ".build_storage_backup_spec": ("self", "node_id", "pass_prefix_keys"),
+    "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
+    ".get_last_hash_value": ("self", "node_id"),
     "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
     ".get_hash_values": ("self", "node_id"),
     "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
@@ -66,6 +89,13 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "enable_storage_metrics", "is_page_first_layout", "model_name", "tp_lcm_size",
         "should_split_heads", "dp_rank", "extra_config", "dcp_size", "dcp_rank",
         "logical_page_size",
+    ),
+    "srt/mem_cache/unified_radix_cache.py:_OngoingPrefetch": (
+        "anchor_node_id", "prefetch_key", "host_indices", "operation", "anchor_lock_params",
+        "comp_xfers",
+    ),
+    "srt/mem_cache/unified_cache/unified_tree_core.py:StorageBackupSpec": (
+        "host_value", "token_ids", "hash_value", "prefix_keys", "comp_xfers",
     ),
     "srt/mem_cache/hicache_storage.py:HiCacheStorageExtraInfo": ("prefix_keys", "extra_info"),
     "srt/mem_cache/hicache_storage.py:PoolTransferResult": (

@@ -1,0 +1,63 @@
+"""What the write path counts, and the scheduler's time it takes."""
+
+import time
+from dataclasses import dataclass, fields
+from types import TracebackType
+
+
+@dataclass(slots=True)
+class EvictionFigures:
+    """Totals since the start."""
+
+    pages_computed: int = 0
+    """Copied from the device to the host tier."""
+    pages_loaded: int = 0
+    """Read from disk to the host tier."""
+    pages_given_up: int = 0
+    """Left the host tier."""
+    pages_given_up_clean: int = 0
+    """Of those: on disk already, so that leaving cost nothing."""
+    pages_staged: int = 0
+    """Of those: copied aside and queued."""
+    pages_dropped: int = 0
+    """Of those: forgotten, because there was no room to copy them aside."""
+    pages_forgotten: int = 0
+    """Not on disk when the host tier was emptied."""
+    pages_written_ahead: int = 0
+    """Submitted because the host tier was filling up."""
+    pages_written_behind: int = 0
+    """Submitted because they had been hit again or had aged."""
+    pages_flushed: int = 0
+    """Submitted by a flush."""
+    pages_stored: int = 0
+    pages_withdrawn: int = 0
+    """Given up while they were being written."""
+    pages_failed: int = 0
+    scheduler_s: float = 0.0
+    """Time the scheduler thread spent here, flushes not counted."""
+    scheduler_calls: int = 0
+
+    def __str__(self) -> str:
+        """Spell it for a log line."""
+        return " ".join(f"{f.name}={getattr(self, f.name):.6g}" for f in fields(self))
+
+
+class Meter:
+    """Adds up the time inside its `with` blocks, which must not nest. Owned by one thread."""
+
+    def __init__(self) -> None:
+        self.total_s, self.num_calls = 0.0, 0
+        self._entered_s = 0.0
+
+    def __enter__(self) -> "Meter":
+        self._entered_s = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.total_s += time.perf_counter() - self._entered_s
+        self.num_calls += 1

@@ -1,0 +1,36 @@
+"""SIGTERM to a scheduler process.
+
+SGLang tells its schedulers to end by a message, and `release_host_resources` and `atexit` follow. A
+process manager that signals the whole group reaches a scheduler first, whose default is to die at
+once; this gives it the time to write what is due.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+
+def before_sigterm(action: Callable[[], None], *, timeout_s: float) -> None:
+    """Run `action` when SIGTERM comes, for at most `timeout_s`, before what would happen anyway.
+
+    Does nothing outside of the main thread, where Python allows no handlers: a scheduler that runs
+    inside of another program leaves signals to that program.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    previous = signal.getsignal(signal.SIGTERM)
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        # On a thread of its own: the one that was interrupted may hold a lock that is needed.
+        worker = threading.Thread(target=action, name="kv-storage-sigterm", daemon=True)
+        worker.start()
+        worker.join(timeout_s)
+        signal.signal(signum, signal.SIG_DFL if previous is None else previous)
+        if callable(previous):
+            previous(signum, frame)
+        elif previous != signal.SIG_IGN:
+            os.kill(os.getpid(), signum)
+
+    signal.signal(signal.SIGTERM, handle)
