@@ -63,7 +63,7 @@ def flags(store: Path) -> list[str]:
     """Return the flags of the server: the disk tier's, and a cache of known size."""
     return [
         *("--kv-storage", "lsm", "--kv-storage-path", str(store), "--kv-storage-size", "2GB"),
-        *("--page-size", str(PAGE_SIZE), "--max-total-tokens", "8192"),
+        *("--page-size", str(PAGE_SIZE), "--max-total-tokens", "8192", "--hicache-ratio", "1.5"),
         # The default gives a read up when the machine is busy, and the table would show that.
         *("--hicache-storage-prefetch-policy", "wait_complete"),
         *(() if has_gpu() else ("--dtype", "float32")),

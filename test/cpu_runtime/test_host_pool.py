@@ -94,3 +94,11 @@ def test_host_memory_is_not_pinned(plugins):
     _, host = make_pools(layout="page_first_direct", page_size=4, dtype=torch.float32)
     assert host.pin_memory is False
     assert not host.k_buffer.is_pinned()
+
+
+def test_a_host_pool_fits_a_machine_with_little_memory(plugins, monkeypatch):
+    """SGLang reserves 10 GiB, so that no server with a host tier started on a small machine."""
+    from sglang.srt.mem_cache.pool_host import base
+
+    monkeypatch.setattr(base, "available_host_memory_bytes", lambda **_: 3 << 30)
+    assert base.host_memory_budget_bytes() == 2 << 30

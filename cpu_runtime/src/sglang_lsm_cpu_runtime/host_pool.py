@@ -13,14 +13,19 @@ from collections.abc import Sequence
 
 import torch
 
+RESERVE_BYTES = 1 << 30
+"""Memory that a host pool must leave free. Upstream's 10 GiB are meant for GPU servers; more than
+a laptop has left."""
+
 
 def register() -> None:
     """Give SGLang the functions; does nothing beside a CUDA device. Called once a process."""
     if torch.cuda.is_available():
         return
-    from sglang.srt.mem_cache.pool_host import common, mha
+    from sglang.srt.mem_cache.pool_host import base, common, mha
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+    base.HICACHE_HOST_MEMORY_RESERVE_BYTES = RESERVE_BYTES
     common.ALLOC_MEMORY_FUNCS["cpu"] = _allocate
     for function in (
         transfer_kv_direct,
