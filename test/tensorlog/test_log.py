@@ -1,0 +1,170 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sglang_lsm import format
+from sglang_lsm.config import LogConfig
+from sglang_lsm.errors import UnavailableError
+from sglang_lsm.format import BLOCK_BYTES
+from sglang_lsm.tensorlog.log import TensorLog
+from support.fake_fs import FakeDisk
+from support.page_maker import SEGMENT_BYTES, empty_pages, joined
+
+DIRECTORY = Path("/log")
+
+
+def open_log(disk, **settings):
+    config = LogConfig(segment_bytes=SEGMENT_BYTES, reader_threads=2, **settings)
+    return TensorLog(disk, DIRECTORY, config, admit=lambda num_bytes: None, clock_ms=lambda: 1)
+
+
+def pages_with(lengths, first=0):
+    """Return keys, hash tails and pages of the lengths given, all different."""
+    keys = [b"key %8d" % (first + i) for i in range(len(lengths))]
+    tails = [b"%8d" % (first + i) for i in range(len(lengths))]
+    pages = [[memoryview(key * (n // len(key) + 1))[:n]] for key, n in zip(keys, lengths)]  # noqa: B905
+    return keys, tails, pages
+
+
+def read_back(log, keys, locations, pages):
+    out = [empty_pages(1, [len(page[0])])[0] for page in pages]
+    result = log.read(keys, locations, out)
+    for page, got, intact in zip(pages, out, result.intact, strict=True):
+        assert not intact or joined(got) == joined(page)
+    return result
+
+
+calls = st.lists(st.lists(st.integers(1, 200_000), min_size=1, max_size=12), min_size=1, max_size=6)
+
+
+@given(calls, st.sampled_from([4096, 65536, 4 << 20]))
+def test_what_is_appended_is_read_back_and_does_not_overlap(lengths, io_bytes):
+    disk, everything = FakeDisk(), []
+    log = open_log(disk, io_bytes=io_bytes)
+    for number, each in enumerate(lengths):
+        keys, tails, pages = pages_with(each, first=100 * number)
+        locations = log.append(keys, tails, pages)
+        everything += zip(keys, locations, pages, strict=True)
+    keys, locations, pages = zip(*everything, strict=True)
+    taken = [
+        (at.segment_id, block)
+        for at in locations
+        for block in range(at.offset // BLOCK_BYTES, -(-(at.offset + at.length) // BLOCK_BYTES))
+    ]
+    assert len(taken) == len(set(taken))
+    assert all(at.offset % BLOCK_BYTES == 0 for at in locations)
+    assert all(at.offset + at.length <= SEGMENT_BYTES for at in locations)
+    assert all(read_back(log, keys, locations, pages).intact)
+    assert log.allocated_bytes() >= disk.used_bytes("*.seg")
+    log.close()
+    log = open_log(disk)
+    assert all(read_back(log, keys, locations, pages).intact)
+    named = {
+        entry.key: at
+        for segment_id in log.segment_ids()
+        for batch in log.batches(segment_id)
+        for entry, at in zip(batch.entries, batch.locations(), strict=True)
+    }
+    assert named == dict(zip(keys, locations, strict=True))
+    log.close()
+
+
+def test_a_dropped_segment_is_no_longer_there():
+    disk = FakeDisk()
+    log = open_log(disk)
+    keys, tails, pages = pages_with([200_000] * 8)
+    locations = log.append(keys, tails, pages)
+    first, *_ = log.sealed_ids()
+    log.drop(first)
+    log.drop(first)
+    assert not log.has(first)
+    assert log.batches(first) == []
+    intact = read_back(log, keys, locations, pages).intact
+    assert intact == [at.segment_id != first for at in locations]
+    assert disk.used_bytes("*.seg") == log.allocated_bytes()
+    log.close()
+
+
+def test_a_segment_that_cannot_be_deleted_still_counts():
+    """Its bytes once vanished from the account while they stayed on the disk."""
+    disk = FakeDisk()
+    log = open_log(disk)
+    log.append(*pages_with([200_000] * 8))
+    first, *_ = log.sealed_ids()
+    disk.failing = {"unlink"}
+    with pytest.raises(UnavailableError):
+        log.drop(first)
+    assert log.allocated_bytes() >= disk.used_bytes("*.seg")
+    disk.failing = set()
+    log.drop(first)
+    assert disk.used_bytes("*.seg") == log.allocated_bytes()
+    log.close()
+
+
+def test_sync_covers_segments_that_are_full_already():
+    """Only the newest segment was synced once: a power loss took the pages of the others."""
+    disk = FakeDisk()
+    log = open_log(disk)
+    keys, tails, pages = pages_with([200_000] * 12)
+    locations = log.append(keys, tails, pages)
+    assert len({at.segment_id for at in locations}) > 2
+    log.sync()
+    for seed in range(5):
+        disk.lose_power(seed)
+        log = open_log(disk)
+        assert all(read_back(log, keys, locations, pages).intact)
+
+
+def test_sync_is_tried_again_after_it_failed():
+    disk = FakeDisk()
+    log = open_log(disk)
+    keys, tails, pages = pages_with([200_000] * 12)
+    locations = log.append(keys, tails, pages)
+    disk.failing = {"sync"}
+    with pytest.raises(UnavailableError):
+        log.sync()
+    disk.failing = set()
+    log.sync()
+    disk.lose_power(1)
+    assert all(read_back(open_log(disk), keys, locations, pages).intact)
+
+
+def test_durability_batch_needs_no_sync():
+    for seed in range(5):
+        disk = FakeDisk()
+        log = open_log(disk, durability="batch")
+        keys, tails, pages = pages_with([200_000] * 12)
+        locations = log.append(keys, tails, pages)
+        disk.lose_power(seed)
+        assert all(read_back(open_log(disk), keys, locations, pages).intact)
+
+
+def test_a_disk_that_does_not_answer_hides_pages_and_does_not_damage_them():
+    disk = FakeDisk()
+    log = open_log(disk)
+    keys, tails, pages = pages_with([5000, 5000])
+    locations = log.append(keys, tails, pages)
+    disk.failing = {"preadv"}
+    assert read_back(log, keys, locations, pages) == ([False, False], [])
+    disk.failing = set()
+    assert read_back(log, keys, locations, pages) == ([True, True], [])
+    log.close()
+
+
+def test_a_withdrawn_batch_is_named_nowhere():
+    log = open_log(FakeDisk())
+    assert log.append(*pages_with([5000, 5000]), still_valid=lambda: False) is None
+    assert [batch for i in log.segment_ids() for batch in log.batches(i)] == []
+    log.close()
+
+
+def test_a_page_that_fills_a_segment_and_one_that_is_larger():
+    log = open_log(FakeDisk())
+    largest = SEGMENT_BYTES - BLOCK_BYTES - format.batch_header_bytes([b"key"])
+    keys, tails, pages = pages_with([largest])
+    assert all(read_back(log, keys, log.append(keys, tails, pages), pages).intact)
+    with pytest.raises(UnavailableError, match="does not fit"):
+        log.append(*pages_with([largest + 1]))
+    assert len(log.segment_ids()) == 1
+    log.close()
