@@ -15,8 +15,10 @@ from benchmark.serving import Server, has_gpu
 PAGE_SIZE = 64
 RECOMPUTE, HOST, FILE, LSM = "recompute", "host", "file", "lsm"
 
+_HOST = ("--hicache-ratio", "2")
 _HICACHE = (
     "--enable-hierarchical-cache",
+    *_HOST,
     *("--hicache-io-backend", "kernel" if has_gpu() else "direct"),
     *("--hicache-mem-layout", "page_first" if has_gpu() else "page_first_direct"),
 )
@@ -48,6 +50,7 @@ ROWS = (
         lambda directory: (
             *("--kv-storage", "lsm", "--kv-storage-path", str(directory)),
             *("--kv-storage-size", "24GB"),
+            *_HOST,
             *_PREFETCH,
         ),
         has_disk=True,

@@ -168,3 +168,41 @@ def test_a_page_that_fills_a_segment_and_one_that_is_larger():
         log.append(*pages_with([largest + 1]))
     assert len(log.segment_ids()) == 1
     log.close()
+
+
+@given(calls, st.data())
+def test_punching_gives_back_exactly_the_blocks_of_the_dead_pages(lengths, data):
+    disk, everything = FakeDisk(), []
+    log = open_log(disk)
+    for number, each in enumerate(lengths):
+        keys, tails, pages = pages_with(each, first=100 * number)
+        everything += zip(keys, log.append(keys, tails, pages), pages, strict=True)
+    dead = data.draw(st.sets(st.integers(0, len(everything) - 1)))
+    before = log.allocated_bytes()
+    log.punch([everything[i][1] for i in dead])
+    assert before - log.allocated_bytes() == sum(
+        format.padded(everything[i][1].length) for i in dead
+    )
+    assert log.allocated_bytes() >= disk.used_bytes("*.seg")
+    assert [log.has_data(at) for _, at, _ in everything] == [
+        i not in dead for i in range(len(everything))
+    ]
+    keys, locations, pages = zip(*everything, strict=True)
+    assert read_back(log, keys, locations, pages).intact == [
+        i not in dead for i in range(len(everything))
+    ]
+    log.close()
+
+
+def test_a_file_system_without_holes_is_found_out_at_open_and_left_alone():
+    disk = FakeDisk(can_punch=False)
+    log = open_log(disk)
+    assert not log.can_punch
+    keys, tails, pages = pages_with([5000, 5000])
+    locations = log.append(keys, tails, pages)
+    before = log.allocated_bytes()
+    log.punch(locations)
+    assert log.allocated_bytes() == before
+    assert all(read_back(log, keys, locations, pages).intact)
+    assert [name for name in disk.list_dir(DIRECTORY) if not name.endswith(".seg")] == []
+    log.close()

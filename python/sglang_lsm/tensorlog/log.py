@@ -30,6 +30,8 @@ from sglang_lsm.tensorlog.transfer import (
 
 logger = logging.getLogger(__name__)
 
+_TRIAL_NAME = "punch-trial"
+
 # Room for the fixed part of a batch header, its checksum and the first page's whole key.
 _HEADER_BASE = format.BATCH_HEADER.size + format.CHECKSUM.size
 
@@ -84,7 +86,24 @@ class TensorLog:
         self._read_direct = config.io_mode == "direct"
         self._pool = ThreadPoolExecutor(config.reader_threads, thread_name_prefix="kv-storage-io")
         fs.make_dir(directory)
+        self.can_punch = self._try_punching()
+        """Whether the file system gives single pages back; if not, segments have to be merged."""
         self._open_segments()
+
+    def _try_punching(self) -> bool:
+        path = self._directory / _TRIAL_NAME
+        try:
+            self._fs.unlink(path)
+            trial = self._fs.open(path, create=True)
+            try:
+                trial.allocate(2 * format.BLOCK_BYTES)
+                return trial.punch(0, format.BLOCK_BYTES)
+            finally:
+                trial.close()
+                self._fs.unlink(path)
+        except UnavailableError:
+            # A full disk tells nothing about holes; the first one will.
+            return True
 
     def _open_segments(self) -> None:
         for name in self._fs.list_dir(self._directory):
@@ -247,6 +266,37 @@ class TensorLog:
             self._segments.pop(segment_id, None)
             self._sealed_bytes.pop(segment_id, None)
             self._unsynced.discard(segment)
+
+    def punch(self, locations: Sequence[Location]) -> None:
+        """Give the blocks of dead pages back at once; does nothing where `can_punch` is False.
+
+        The caller has made sure that the index no longer names them; a reader that still holds a
+        location reads zeros, which no checksum matches.
+
+        Raises:
+            UnavailableError: an I/O error; the bytes stay counted until the segment goes.
+        """
+        if not self.can_punch:
+            return
+        for hole in plan_transfers(locations, io_bytes=self._config.segment_bytes):
+            segment = self._segments.get(hole.segment_id)
+            if segment is None:
+                continue
+            with segment.in_use() as alive:
+                if not alive:
+                    continue
+                self.can_punch = segment.punch(hole.offset, hole.num_bytes)
+                with self._segments_lock:
+                    if self.can_punch and hole.segment_id in self._sealed_bytes:
+                        self._sealed_bytes[hole.segment_id] -= hole.num_bytes
+
+    def has_data(self, location: Location) -> bool:
+        """Return whether a page's bytes are still there, not punched out."""
+        segment = self._segments.get(location.segment_id)
+        if segment is None:
+            return False
+        with segment.in_use() as alive:
+            return alive and segment.has_data(location.offset)
 
     def drop_cache(self) -> None:
         """Ask that the page cache forget the log; for benchmarks."""

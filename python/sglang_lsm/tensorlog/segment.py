@@ -110,6 +110,14 @@ class Segment:
         """Make the content durable."""
         self._buffered.sync()
 
+    def punch(self, offset: int, num_bytes: int) -> bool:
+        """Give the blocks of dead pages back; False where the file system cannot."""
+        return self._buffered.punch(offset, num_bytes)
+
+    def has_data(self, offset: int) -> bool:
+        """Return whether a page at `offset` has not been punched out."""
+        return self._buffered.has_data(offset)
+
     def seal(self) -> None:
         """Give back what was preallocated and not used; nothing is appended after this."""
         self._buffered.truncate(self.end)
