@@ -1,11 +1,15 @@
 """The public API on real files and real RocksDB; its laws under faults stand in `test/model`."""
 
 import mmap
+import shutil
 import threading
 
 import pytest
-from sglang_lsm.config import StoreConfig
+from sglang_lsm.config import IndexConfig, StoreConfig
 from sglang_lsm.errors import ClosedError, ConfigError, StoreError, UnavailableError
+from sglang_lsm.fs import LocalFileSystem
+from sglang_lsm.index.healing import RETRY_INTERVAL_S
+from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.store import Store, check_directory
 from support.page_maker import (
     SEGMENT_BYTES,
@@ -317,4 +321,36 @@ def test_a_floor_above_the_free_space_is_back_pressure(directory):
     with pytest.raises(UnavailableError, match="no room"):
         store.put_batch(path, pages_of(path, PIECES))
     assert store.probe(path) == 0
+    store.close()
+
+
+def test_a_deleted_directory_does_not_come_back_as_half_a_store(directory, monkeypatch):
+    """The next start was refused: the directory was not empty and held no store.
+
+    A write had failed, the operator deleted the directory of the running store, and the index was
+    opened anew in the deleted place. Now it stays deleted, and the next start creates the store.
+    """
+    now_s = 0.0
+    directory.mkdir()
+    store = Store(
+        directory,
+        small_config(),
+        fs=LocalFileSystem(),
+        open_index=lambda path: RocksIndex(path, IndexConfig()),
+        clock=lambda: now_s,
+    )
+    path = path_of(store.register(fingerprint()), range(2))
+
+    def full(index, entries):
+        raise UnavailableError("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(UnavailableError):
+        patch.setattr(RocksIndex, "put", full)
+        store.put_batch(path, pages_of(path, PIECES))
+    shutil.rmtree(directory)
+    now_s += RETRY_INTERVAL_S
+    with pytest.raises(UnavailableError, match="deleted"):
+        store.put_batch(path, pages_of(path, PIECES))
+
+    assert not directory.exists()
     store.close()

@@ -70,9 +70,7 @@ class Store:
         self._lock_file = fs.lock(directory / _LOCK_NAME)
         try:
             _check_facts(fs, directory)
-            self._index = HealingIndex(
-                lambda: _open_index(fs, directory / INDEX_NAME, open_index), clock=clock
-            )
+            self._index = HealingIndex(lambda: _open_index(fs, directory, open_index), clock=clock)
             self._log = TensorLog(
                 fs, directory / LOG_NAME, config.log, admit=self._make_room, clock_ms=clock_ms
             )
@@ -460,7 +458,14 @@ def _check_facts(fs: FileSystem, directory: Path) -> None:
         fs.replace(directory / FACTS_NAME, format.encode_store_facts({"kind": "sglang-lsm"}))
 
 
-def _open_index(fs: FileSystem, path: Path, open_index: Callable[[Path], PageIndex]) -> PageIndex:
+def _open_index(
+    fs: FileSystem, directory: Path, open_index: Callable[[Path], PageIndex]
+) -> PageIndex:
+    # Called also while serving: a directory that was deleted meanwhile must not come back as an
+    # index alone, which the next start would refuse as somebody else's.
+    if fs.read(directory / FACTS_NAME) is None:
+        raise UnavailableError(f"the store was deleted while it was open. path={directory}")
+    path = directory / INDEX_NAME
     try:
         return open_index(path)
     except CorruptionError as error:
