@@ -80,6 +80,8 @@ class HostLedger:
     def add(self, pages: Pages, part: PathPart, *, is_dirty: bool, now_s: float) -> int:
         """Take in the pages of `part`; those that are here already stay as they are.
 
+        A tree holds a name once; were it here under another page too, hits on it might not count.
+
         Args:
             pages: one for each of `part.hashes`.
             is_dirty: whether the disk may lack them.

@@ -33,9 +33,14 @@ class LedgerModel(RuleBasedStateMachine):
     )
     def add(self, numbers, depth, is_dirty):
         names = TREE[depth : depth + len(numbers)]
+        elsewhere = {name for page, (name, _) in self.state.items() if page not in numbers}
+        if elsewhere.intersection(names):
+            return
         parent = PathPart(None, 0, TREE[:depth]) if depth else None
         part = PathPart(parent, depth, names)
         new = [(p, n) for p, n in zip(numbers, names, strict=True) if self.name(p) != n]
+        if {self.name(p) for p, _ in new}.intersection(n for p, n in new):
+            return
         self.now_s += 1
         assert self.ledger.add(pages(*numbers), part, is_dirty=is_dirty, now_s=self.now_s) == len(
             new
