@@ -8,7 +8,7 @@ prefix misses.
 from array import array
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 PAGE_SIZE, NUM_TOKENS = 4, 1024
@@ -124,6 +124,7 @@ sequences = st.lists(
 )
 
 
+@settings(max_examples=30)  # each builds a cache and its pools
 @given(inserted=sequences, name=st.sampled_from(sorted(READS)))
 def test_the_prefix_is_the_whole_path_at_every_node(make_cache, passed_on, inserted, name):
     cache = make_cache()
