@@ -354,3 +354,34 @@ def test_a_deleted_directory_does_not_come_back_as_half_a_store(directory, monke
 
     assert not directory.exists()
     store.close()
+
+
+def test_a_smaller_quota_holds_from_the_start(directory):
+    store = Store.open(directory, small_config(16))
+    namespace = store.register(fingerprint())
+    for i in range(14):
+        path = path_of(namespace, [i, *range(14)])
+        store.put_batch(path, pages_of(path, (65536,)))
+    store.close()
+    store = Store.open(directory, small_config(4))
+    stats = store.stats()
+    assert 0 < stats.allocated_bytes <= stats.quota_bytes == 4 * SEGMENT_BYTES
+    assert store.probe(path) == path.num_pages
+    store.close()
+
+
+def test_pages_are_stored_again_after_the_log_was_lost(directory):
+    """Their entries named segment 1; a new segment 1 made them count as stored, so puts skipped."""
+    store = Store.open(directory, small_config())
+    path = path_of(store.register(fingerprint()), range(3))
+    store.put_batch(path, pages_of(path, PIECES))
+    store.close()
+    shutil.rmtree(directory / "log")
+    store = Store.open(directory, small_config())
+    other = path_of(path.namespace, ["other"])
+    store.put_batch(other, pages_of(other, PIECES))
+    assert store.probe(path) == 0
+    store.put_batch(path, pages_of(path, PIECES))
+    out = empty_pages(3, PIECES)
+    assert store.get_batch(path, out) == 3
+    store.close()

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sglang_lsm import format, keycodec
@@ -46,6 +46,7 @@ _LOCK_NAME = "LOCK"
 # before it was complete, and what mkfs puts into a file system of its own.
 _NO_CONTENT = (_LOCK_NAME, FACTS_NAME + DRAFT_SUFFIX, "lost+found")
 _META_COMPLETE = b"complete"
+_META_NEXT_SEGMENT = b"next_segment"
 META_FINGERPRINT = b"fingerprint/"
 
 
@@ -71,13 +72,12 @@ class Store:
         try:
             _check_facts(fs, directory)
             self._index = HealingIndex(lambda: _open_index(fs, directory, open_index), clock=clock)
-            self._log = TensorLog(
-                fs, directory / LOG_NAME, config.log, admit=self._make_room, clock_ms=clock_ms
-            )
+            self._log = self._open_log(clock_ms)
             if self._index.get_meta(_META_COMPLETE) is None:
                 self._rebuild_index()
+            self._shrink_to_quota()
         except BaseException:
-            self._lock_file.release()
+            self._close_parts()
             raise
         self._syncer: Periodic | None = None
         if config.log.durability == "interval":
@@ -99,6 +99,17 @@ class Store:
             config,
             fs=fs,
             open_index=lambda path: RocksIndex(path, config.index),
+        )
+
+    def _open_log(self, clock_ms: Callable[[], int]) -> TensorLog:
+        next_id = self._index.get_meta(_META_NEXT_SEGMENT)
+        return TensorLog(
+            self._fs,
+            self.directory / LOG_NAME,
+            self.config.log,
+            admit=self._admit_segment,
+            clock_ms=clock_ms,
+            first_id=int(next_id) if next_id else 1,
         )
 
     def register(self, fingerprint: Fingerprint) -> NamespaceId:
@@ -214,6 +225,9 @@ class Store:
     def delete_subtree(self, path: PagePath) -> int:
         """Forget the last page of `path` and everything stored below it; return how many pages.
 
+        Pages behind a group's end that is not stored itself are not reached: the index spells a
+        path in groups, and only that page leads from one to the next.
+
         Cost: one range of the index for each group of the subtree. Their bytes are given back as
         segments are evicted.
 
@@ -265,11 +279,16 @@ class Store:
             return
         if self._syncer is not None:
             self._syncer.stop()
-        try:
-            self._log.close()
-            self._index.close()
-        finally:
-            self._lock_file.release()
+        self._close_parts()
+
+    def _close_parts(self) -> None:
+        """Close what was opened, in reverse; the first failure is raised when all are closed."""
+        with ExitStack() as stack:
+            stack.callback(self._lock_file.release)
+            if hasattr(self, "_index"):
+                stack.callback(self._index.close)
+            if hasattr(self, "_log"):
+                stack.callback(self._log.close)
 
     def drop_cache(self) -> None:
         """Sync, then ask that the page cache forget all pages; for benchmarks."""
@@ -345,10 +364,24 @@ class Store:
             [key for key, now, was in zip(suspects, current, seen, strict=True) if now == was]
         )
 
+    def _admit_segment(self, segment_id: int, num_bytes: int) -> None:
+        """Make room for a new segment; called by the log under its tail lock."""
+        # An id must not come back after its file was lost: old entries would seem to be stored.
+        self._index.put_meta(_META_NEXT_SEGMENT, b"%d" % (segment_id + 1))
+        self._make_room(num_bytes)
+
+    def _shrink_to_quota(self) -> None:
+        """Evict what a larger quota of an earlier process let in."""
+        for segment_id in self._log.sealed_ids():
+            if self._log.allocated_bytes() <= self.config.quota_bytes:
+                return
+            self._evict_segment(segment_id)
+
     def _make_room(self, num_bytes: int) -> None:
         """Evict the oldest segments until `num_bytes` more fit the quota and the free-space floor.
 
-        Called by the log, under its tail lock, before it creates a segment.
+        Raises:
+            UnavailableError: nothing is left to evict.
         """
         quota, floor = self.config.quota_bytes, self.config.min_free_bytes
         for segment_id in [*self._log.sealed_ids(), None]:

@@ -18,7 +18,8 @@ class HealingIndex:
     """A `PageIndex` over one that can be replaced. Thread-safe; `close` must come last.
 
     Reads go on while the index refuses writes. A write that comes at least `RETRY_INTERVAL_S` after
-    a failed one first closes and opens the index, waiting for calls under way.
+    a failed one first closes and opens the index, waiting for calls under way; calls that come in
+    between raise UnavailableError.
     """
 
     def __init__(self, open_index: Callable[[], PageIndex], *, clock: Callable[[], float]) -> None:
@@ -26,6 +27,7 @@ class HealingIndex:
         self._open_index, self._clock = open_index, clock
         self._condition = threading.Condition()
         self._num_users = 0
+        self._is_replacing = False
         self._failed_at_s: float | None = None
         self._index: PageIndex | None = open_index()
 
@@ -88,8 +90,9 @@ class HealingIndex:
     def _reading(self) -> Iterator[PageIndex]:
         with self._condition:
             index = self._index
-            if index is None:
-                raise UnavailableError("the index could not be opened again")
+            # Not waited for: a caller that already is in a scan would wait for itself.
+            if index is None or self._is_replacing:
+                raise UnavailableError("the index is being opened anew")
             self._num_users += 1
         try:
             yield index
@@ -114,16 +117,22 @@ class HealingIndex:
             failed_at_s = self._failed_at_s
             if failed_at_s is None or self._clock() - failed_at_s < RETRY_INTERVAL_S:
                 return
-            # New calls wait for the condition's lock, so none can enter while the rest leave.
-            self._condition.wait_for(lambda: self._num_users == 0)
-            if self._failed_at_s != failed_at_s:
+            if self._is_replacing:
                 return
-            self._failed_at_s = self._clock()
-            old, self._index = self._index, None
-            if old is not None:
-                _close_quietly(old)
-            self._index = self._open_index()
-            self._failed_at_s = None
+            self._is_replacing = True
+            try:
+                self._condition.wait_for(lambda: self._num_users == 0)
+                self._replace()
+            finally:
+                self._is_replacing = False
+
+    def _replace(self) -> None:
+        self._failed_at_s = self._clock()
+        old, self._index = self._index, None
+        if old is not None:
+            _close_quietly(old)
+        self._index = self._open_index()
+        self._failed_at_s = None
 
 
 def _close_quietly(index: PageIndex) -> None:

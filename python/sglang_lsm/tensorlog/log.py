@@ -63,14 +63,16 @@ class TensorLog:
         directory: Path,
         config: LogConfig,
         *,
-        admit: Callable[[int], None],
+        admit: Callable[[int, int], None],
         clock_ms: Callable[[], int],
+        first_id: int = 1,
     ) -> None:
         """Open the log.
 
         Args:
-            admit: called before a segment is created, with its size; makes room or raises
+            admit: called before a segment is created, with its id and size; makes room or raises
                 UnavailableError. May call `drop`.
+            first_id: no new segment gets a smaller id, whatever files there are.
             clock_ms: wall time, written into batch headers.
         """
         self._fs, self._directory, self._config = fs, directory, config
@@ -82,28 +84,41 @@ class TensorLog:
         self._unsynced: set[Segment] = set()
         """Segments that were written since they were last synced, sealed ones included."""
         self._tail: Segment | None = None
-        self._next_id = 1
-        self._read_direct = config.io_mode == "direct"
+        self._next_id = first_id
         self._pool = ThreadPoolExecutor(config.reader_threads, thread_name_prefix="kv-storage-io")
         fs.make_dir(directory)
-        self.can_punch = self._try_punching()
-        """Whether the file system gives single pages back; if not, segments have to be merged."""
+        self.can_punch, can_direct = self._try_file_system()
+        """Whether the file system gives single pages back; if not, whole segments have to go."""
+        if config.io_mode == "direct" and not can_direct:
+            logger.warning(
+                "the file system takes no O_DIRECT; going on buffered. path=%s", directory
+            )
+        self._write_direct = config.io_mode != "buffered" and can_direct
+        self._read_direct = config.io_mode == "direct" and can_direct
         self._open_segments()
 
-    def _try_punching(self) -> bool:
+    def _try_file_system(self) -> tuple[bool, bool]:
+        """Return whether the file system punches holes, and whether it takes O_DIRECT."""
         path = self._directory / _TRIAL_NAME
         try:
             self._fs.unlink(path)
             trial = self._fs.open(path, create=True)
-            try:
-                trial.allocate(2 * format.BLOCK_BYTES)
-                return trial.punch(0, format.BLOCK_BYTES)
-            finally:
-                trial.close()
-                self._fs.unlink(path)
         except UnavailableError:
-            # A full disk tells nothing about holes; the first one will.
-            return True
+            # A full disk tells nothing; the first hole and the first write will.
+            return True, True
+        try:
+            trial.allocate(2 * format.BLOCK_BYTES)
+            can_punch = trial.punch(0, format.BLOCK_BYTES)
+        except UnavailableError:
+            can_punch = True
+        try:
+            self._fs.open(path, direct=True).close()
+            can_direct = True
+        except UnavailableError:
+            can_direct = False
+        trial.close()
+        self._fs.unlink(path)
+        return can_punch, can_direct
 
     def _open_segments(self) -> None:
         for name in self._fs.list_dir(self._directory):
@@ -346,10 +361,10 @@ class TensorLog:
 
     def _new_tail(self) -> Segment:
         size = self._config.segment_bytes
-        self._admit(size)
         # Taken even if the file cannot be made: a name that is left over must not block the next.
         segment_id = self._next_id
         self._next_id += 1
+        self._admit(segment_id, size)
         path = self._directory / segment_name(segment_id)
         tail = Segment.create(self._fs, path, segment_id, size)
         if self._config.durability == "batch":
@@ -383,7 +398,7 @@ class TensorLog:
             length = page_bytes(page)
             unsealed.append(Location(segment_id, offset, length, 0, tail))
             offset += format.padded(length)
-        direct = self._config.io_mode != "buffered" and fits_direct_io(pages)
+        direct = self._write_direct and fits_direct_io(pages)
         # The page cache takes bytes at the speed of memory, and one file has one lock for that:
         # only direct writes gain from several calls under way.
         io_bytes = self._config.io_bytes if direct else self._config.segment_bytes

@@ -159,7 +159,8 @@ class Segment:
         header_bytes = format.peek_batch_header_bytes(
             bytes(block[:num_read]), segment_id=self.segment_id, offset=offset
         )
-        if header_bytes is None:
+        # A header of a batch is at most a segment; a damaged one may claim anything.
+        if header_bytes is None or offset + header_bytes > self._buffered.size_bytes():
             return None
         header = bytearray(header_bytes)
         if self._buffered.preadv([memoryview(header)], offset) < header_bytes:
