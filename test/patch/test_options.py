@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from sglang_lsm.config import MIB, IndexConfig, LogConfig
 from sglang_lsm.errors import ConfigError
 
-from sglang_lsm_patch.options import ModelSource, TierSettings, parse_options, read_json_object
+from sglang_lsm_patch.options import (
+    ModelSource,
+    TierSettings,
+    WriteConfig,
+    parse_options,
+    read_json_object,
+)
 
 
 @given(
@@ -94,3 +100,46 @@ def test_json_is_an_object_or_refused(text):
         assert isinstance(read_json_object(text, option="x"), dict)
     except ConfigError:
         return
+
+
+def test_options_about_writing_go_before_the_config():
+    writes = {"write": "through", "write-delay": 5, "flush-writes": True}
+    options = parse_options(
+        "lsm", config={"write": {"delay_s": 7.0, "ahead_share": 0.5}}, writes=writes
+    )
+    assert options.write_policy == "through"
+    assert options.config.write == WriteConfig(delay_s=5.0, flush_writes=True, ahead_share=0.5)
+    nothing = parse_options("lsm", writes=dict.fromkeys(writes))
+    assert (nothing.write_policy, nothing.config.write) == ("evict", WriteConfig())
+
+
+@pytest.mark.parametrize(
+    ("writes", "message"),
+    [
+        ({"write": "sometimes"}, "known: evict, through, selective"),
+        ({"write-delay": -1.0}, "delay_s must not be negative"),
+        ({"write-delay": "soon"}, "must be of type float"),
+    ],
+)
+def test_a_bad_option_about_writing_is_refused(writes, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_options("lsm", writes=writes)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        ({"ahead_share": 1.5}, "ahead_share must be 0 to 1"),
+        ({"staging_bytes": -1}, "staging_bytes must not be negative"),
+        ({"stage_bytes": 1}, "nearest valid one is 'staging_bytes'"),
+        (3, "must be an object"),
+    ],
+)
+def test_a_bad_write_config_is_refused(write, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_options("lsm", config={"write": write}, writes={"write-delay": 1.0})
+
+
+def test_an_option_about_writing_without_the_tier_is_refused():
+    with pytest.raises(ConfigError, match="--kv-storage-write-delay has no effect without"):
+        parse_options(None, writes={"write-delay": 1.0})

@@ -1,5 +1,6 @@
 """From the flag to SGLang's fields: what was written down wins, what contradicts is refused."""
 
+import dataclasses
 import json
 
 import pytest
@@ -124,3 +125,26 @@ def test_ranks_of_a_node(given, ranks):
 def test_the_model_source_takes_what_was_given():
     source = resolve.model_source({"model_path": "m", "revision": None, "quantization": "fp8"})
     assert (source.model_path, source.revision, source.quantization) == ("m", "", "fp8")
+
+
+@pytest.mark.parametrize(
+    ("policy", "host_policy"),
+    [("evict", None), ("through", "write_through"), ("selective", "write_through_selective")],
+)
+def test_the_host_tier_writes_as_the_disk_tier_needs_it(settings, policy, host_policy):
+    tier = dataclasses.replace(settings, write_policy=policy)
+    fields = resolve.stock_fields({}, (), tier, on_cpu=False)
+    assert fields.get("hicache_write_policy") == host_policy
+    given = {"hicache_write_policy": "write_back"}
+    # A default is no wish.
+    fields = resolve.stock_fields(given, (), tier, on_cpu=False)
+    assert fields.get("hicache_write_policy") == host_policy
+
+
+def test_write_policies_that_contradict_each_other_are_refused(settings):
+    tier = dataclasses.replace(settings, write_policy="through")
+    given, explicit = {"hicache_write_policy": "write_back"}, ("hicache_write_policy",)
+    with pytest.raises(ConfigError, match="needs --hicache-write-policy write_through;"):
+        resolve.stock_fields(given, explicit, tier, on_cpu=False)
+    tier = dataclasses.replace(settings, write_policy="evict")
+    assert "hicache_write_policy" not in resolve.stock_fields(given, explicit, tier, on_cpu=False)
