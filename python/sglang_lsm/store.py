@@ -6,6 +6,7 @@ Directory layout:
     LOCK         held by the one process that has the store open
     index/       RocksDB: page keys to locations, and the fingerprints of all namespaces
     log/         segments of the tensor log
+    INDEX_DAMAGED  while serving, the index was found damaged: the next start rebuilds it
 
 Invariants: a page handed out was verified against a checksum seeded with its key; an index entry is
 written only after its bytes; an entry whose segment is gone is a miss; the log holds no more than
@@ -41,6 +42,7 @@ from sglang_lsm.tensorlog.transfer import page_bytes
 logger = logging.getLogger(__name__)
 
 FACTS_NAME, INDEX_NAME, LOG_NAME = "STORE", "index", "log"
+_DAMAGED_NAME = "INDEX_DAMAGED"
 _LOCK_NAME = "LOCK"
 # What a directory may hold and still be empty: the lock, the draft of a STORE whose process died
 # before it was complete, and what mkfs puts into a file system of its own.
@@ -71,7 +73,12 @@ class Store:
         self._lock_file = fs.lock(directory / _LOCK_NAME)
         try:
             _check_facts(fs, directory)
-            self._index = HealingIndex(lambda: _open_index(fs, directory, open_index), clock=clock)
+            _discard_damaged_index(fs, directory)
+            self._index = HealingIndex(
+                lambda: _open_index(fs, directory, open_index),
+                clock=clock,
+                on_damage=self._mark_index_damaged,
+            )
             self._log = self._open_log(clock_ms)
             if self._index.get_meta(_META_COMPLETE) is None:
                 self._rebuild_index()
@@ -364,6 +371,17 @@ class Store:
             [key for key, now, was in zip(suspects, current, seen, strict=True) if now == was]
         )
 
+    def _mark_index_damaged(self) -> None:
+        """See to it that the next start rebuilds the index from the log.
+
+        Until then, what its damaged blocks held are misses; the rest goes on being found.
+        """
+        logger.error("the index is damaged; the next start rebuilds it. path=%s", self.directory)
+        try:
+            self._fs.replace(self.directory / _DAMAGED_NAME, b"")
+        except UnavailableError as error:
+            logger.warning("cannot note that the index is damaged. reason=%s", error)
+
     def _admit_segment(self, segment_id: int, num_bytes: int) -> None:
         """Make room for a new segment; called by the log under its tail lock."""
         # An id must not come back after its file was lost: old entries would seem to be stored.
@@ -489,6 +507,13 @@ def _read_facts(fs: FileSystem, directory: Path) -> bool:
 def _check_facts(fs: FileSystem, directory: Path) -> None:
     if not _read_facts(fs, directory):
         fs.replace(directory / FACTS_NAME, format.encode_store_facts({"kind": "sglang-lsm"}))
+
+
+def _discard_damaged_index(fs: FileSystem, directory: Path) -> None:
+    if fs.read(directory / _DAMAGED_NAME) is not None:
+        logger.warning("the index was found damaged; rebuilding it. path=%s", directory)
+        fs.remove_tree(directory / INDEX_NAME)
+        fs.unlink(directory / _DAMAGED_NAME)
 
 
 def _open_index(

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from sglang_lsm import format
-from sglang_lsm.errors import FormatVersionError, StoreError
+from sglang_lsm.errors import CorruptionError, FormatVersionError, StoreError
 from sglang_lsm.store import Store
 from support.page_maker import (
     content_of,
@@ -186,6 +186,17 @@ def test_a_damaged_block_of_the_index_is_a_store_error_and_no_wrong_page(directo
 def contents(directory):
     files = [path for path in directory.rglob("*") if path.is_file()]
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_damaged_block_of_the_index_is_mended_by_the_next_start(directory):
+    """Its pages raised on every call and could not be stored again, for ever."""
+    flip(max((directory / "index").glob("*.sst"), key=lambda path: path.stat().st_size), 60)
+    store = Store.open(directory, small_config(8))
+    path = path_of(store.register(fingerprint()), range(NUM_PAGES))
+    with pytest.raises(CorruptionError):
+        store.get_batch(path, empty_pages(NUM_PAGES, PIECES))
+    store.close()
+    assert num_found(directory) == ALL
 
 
 def test_a_store_of_a_newer_version_is_left_untouched(directory):

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sglang_lsm.errors import StoreError, UnavailableError
+from sglang_lsm.errors import CorruptionError, StoreError, UnavailableError
 from sglang_lsm.index.page_index import PageIndex
 
 RETRY_INTERVAL_S = 5.0
@@ -22,9 +22,22 @@ class HealingIndex:
     between raise UnavailableError.
     """
 
-    def __init__(self, open_index: Callable[[], PageIndex], *, clock: Callable[[], float]) -> None:
-        """Open the index; raises what `open_index` raises. `clock` is monotonic, in seconds."""
+    def __init__(
+        self,
+        open_index: Callable[[], PageIndex],
+        *,
+        clock: Callable[[], float],
+        on_damage: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the index; raises what `open_index` raises.
+
+        Args:
+            clock: monotonic, in seconds.
+            on_damage: called the first time a call meets damage; opening anew does not mend that.
+        """
         self._open_index, self._clock = open_index, clock
+        self._on_damage = on_damage
+        self._is_damaged = False
         self._condition = threading.Condition()
         self._num_users = 0
         self._is_replacing = False
@@ -96,6 +109,11 @@ class HealingIndex:
             self._num_users += 1
         try:
             yield index
+        except CorruptionError:
+            if not self._is_damaged:
+                self._is_damaged = True
+                self._on_damage()
+            raise
         finally:
             with self._condition:
                 self._num_users -= 1
