@@ -131,9 +131,9 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             [*path, *keys[: first // page_size]],
         )
 
-    def match_prefix(self, params: Any) -> Any:
-        """Find a prefix in the device and host tiers; what was found is warm."""
-        result = super().match_prefix(params)
+    def _match_tree(self, params: Any) -> Any:
+        # Not `match_prefix`: a streaming session may answer that with a node outside of the tree.
+        result = super()._match_tree(params)
         if self._eviction is not None and params.req is not None:
             node_id = result.best_match_node
             self._eviction.hit(params.req.rid, lambda: self.tree_core.get_last_hash_value(node_id))

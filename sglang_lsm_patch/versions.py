@@ -32,7 +32,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._handle_prefetch_result": (
         "self", "operation",
     ),
-    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.match_prefix": ("self", "params"),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._match_tree": ("self", "params"),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._drain_host_frees": (
         "self", "host_frees",
     ),
