@@ -127,8 +127,9 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
 
         def target() -> EvictionTarget:
             pool = self.mem_pool_host
+            self._ready()
             return EvictionTarget(
-                store=self._ready(),
+                store=self,
                 namespace=self._namespace,
                 pages=host_pages(pool),
                 page_size=pool.page_size,
@@ -194,6 +195,23 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         num_pages = self._or_miss("batch_set_v1", 0, write)
         self._figure(self._writes, num_pages, started_s)
         return [num_pages == len(keys)] * len(keys)
+
+    def put_batch(
+        self,
+        path: PagePath,
+        pages: Sequence[PageBuffer],
+        *,
+        still_valid: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Write pages for the eviction path, which counts failures itself: see `Store.put_batch`.
+
+        Raises:
+            StoreError: they were not stored.
+        """
+        started_s = time.perf_counter()
+        is_stored = self._ready().put_batch(path, pages, still_valid=still_valid)
+        self._figure(self._writes, len(pages) if is_stored else 0, started_s)
+        return is_stored
 
     # Models with pools beside KV: each pool must hit, and only KV is stored.
 

@@ -22,6 +22,7 @@ from sglang_pools import (
     slots,
 )
 
+from sglang_lsm_patch.eviction import EvictionPath
 from sglang_lsm_patch.host_pages import host_pages
 from sglang_lsm_patch.options import ModelSource
 from sglang_lsm_patch.storage import LsmStorage
@@ -335,3 +336,29 @@ def test_the_log_says_in_one_line_that_the_tier_is_on(make_storage, settings, ca
     (line,) = [r.getMessage() for r in caplog.records if "kv storage on" in r.getMessage()]
     for part in (settings.path, "size_bytes=67108864", "namespace=", "page_bytes=", HEAD_DIM):
         assert str(part) in line
+
+
+def test_what_the_eviction_path_writes_is_found_and_figured(make_storage):
+    pool = mha_pool()
+    storage = make_storage(pool)
+    eviction = EvictionPath(storage.eviction_target(), clock=lambda: 0.0)
+    eviction.computed(slots([4, 0]), ROOT_TO_LEAF[1:3], ROOT_TO_LEAF[:1])
+    eviction.computed(slots([2]), ROOT_TO_LEAF[:1], [])
+    eviction.close()
+
+    assert storage.batch_exists(ROOT_TO_LEAF[:4], info([])) == 3
+    assert sum(storage.get_stats().backup_pgs) == 3
+    expected = [page_content(pool, page) for page in (2, 4, 0)]
+    assert all(storage.batch_get_v1(ROOT_TO_LEAF[:3], slots([1, 3, 5]), info([])))
+    assert [page_content(pool, page) for page in (1, 3, 5)] == expected
+
+
+def test_there_is_no_eviction_path_where_pages_cannot_be_kept(make_storage):
+    from sglang.srt.mem_cache.hicache_storage import PoolName
+
+    pool = mha_pool()
+    storage = make_storage(pool)
+    assert storage.eviction_target() is not None
+    storage.register_mem_host_pool_v2(mha_pool(), PoolName.SWA)
+    assert storage.eviction_target() is None
+    assert storage.miss_counts() == {"UnavailableError": 1}
