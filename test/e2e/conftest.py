@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from launches import Launcher
+from launches import ANSWER_TOKENS, Launcher
 from reference_answers import greedy_answer
 
 from benchmark.models import TINY, random_llama
@@ -50,7 +50,7 @@ def new_prompt(request):
 def check_answer(model):
     """Fail unless a reply is what the model computes without any cache."""
 
-    def check(reply, prompt, *, of_model=model):
-        assert reply.output_ids == greedy_answer(of_model, prompt, len(reply.output_ids))
+    def check(reply, prompt):
+        assert reply.output_ids == greedy_answer(model, prompt, ANSWER_TOKENS)
 
     return check

@@ -13,6 +13,7 @@ from launches import (
     PAGE_TOKENS,
     ask,
     ask_and_store,
+    evict,
     full_page_tokens,
     refusal,
     tier_flags,
@@ -22,13 +23,6 @@ from stored_pages import overwrite_page, page_locations, read_page
 from benchmark.serving import Cached
 
 CLIENTS, PROMPTS_EACH = 2, 3
-
-
-def evict(server, new_prompt, *, num_tokens):
-    """Push older prompts out by asking others of `num_tokens` together."""
-    size = 2048
-    for _ in range(-(-num_tokens // size)):
-        ask_and_store(server, new_prompt(size))
 
 
 def stats(directory):
@@ -75,9 +69,9 @@ def test_hit_after_flush(server, new_prompt, check_answer):
 def test_hit_after_eviction_from_device_and_host(server, new_prompt, check_answer):
     prompt = new_prompt(1000)
     cold = ask_and_store(server, prompt)
-    evict(server, new_prompt, num_tokens=DEVICE_TOKENS)
+    evict(server, new_prompt, num_tokens=DEVICE_TOKENS, store=True)
     from_host = ask(server, prompt)
-    evict(server, new_prompt, num_tokens=HOST_TOKENS)
+    evict(server, new_prompt, num_tokens=HOST_TOKENS, store=True)
     from_disk = ask(server, prompt)
 
     assert from_host.cached == Cached(host=960)
