@@ -16,6 +16,15 @@ from sglang_lsm_patch.resolve import RADIX_CACHE_BACKEND
 SERVER_ARGS = "sglang.srt.server_args.ServerArgs"
 ENGINE_MODULE = "sglang.srt.entrypoints.engine"
 REGISTRY_MODULE = "sglang.srt.mem_cache.registry"
+WEIGHTS_MODULE = "sglang.srt.managers.scheduler_components.weight_updater"
+WEIGHT_UPDATES = (
+    "update_weights_from_disk",
+    "update_weights_from_ipc",
+    # Tensors sent from elsewhere come in pieces, between these two.
+    "begin_weight_update",
+    "end_weight_update",
+)
+"""Methods of SGLang's weight updater after which a token's KV is another."""
 
 
 @functools.cache
@@ -27,6 +36,10 @@ def register() -> None:
     HookRegistry.register(f"{SERVER_ARGS}.from_cli_args", _from_cli_args, HookType.AROUND)
     _hook_engine()
     _register_radix_cache()
+    if WEIGHTS_MODULE in sys.modules:
+        for name in WEIGHT_UPDATES:
+            target = f"{WEIGHTS_MODULE}.SchedulerWeightUpdaterManager.{name}"
+            HookRegistry.register(target, _before_weight_update, HookType.BEFORE)
 
 
 def _add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
@@ -35,6 +48,12 @@ def _add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
 
 def _from_cli_args(original: Callable[..., Any], cls: type, args: argparse.Namespace) -> Any:
     return original(cls, launch.from_namespace(args))
+
+
+def _before_weight_update(manager: Any, *_args: Any, **_kwargs: Any) -> None:
+    cache = getattr(manager.scheduler, "tree_cache", None)
+    # Upstream's cache has no such method: then the tier is off.
+    getattr(cache, "weights_change", lambda: None)()
 
 
 def _hook_engine() -> None:

@@ -75,6 +75,18 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         self._stop_eviction()
         super().shutdown()
 
+    def weights_change(self) -> None:
+        """Write what is due under the old weights' name; later pages get a name of their own.
+
+        Called before SGLang loads other weights. It empties the host tier afterwards; what it keeps
+        there, because requests are running, is not written.
+        """
+        self._stop_eviction()
+        backend = self._lsm_storage()
+        if backend is not None:
+            backend.weights_change()
+            self._start_eviction()
+
     def _reset_full(self) -> None:
         if self._eviction is not None:
             self._eviction.empty()

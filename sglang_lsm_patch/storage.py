@@ -5,8 +5,10 @@ storage threads are not restarted, so an exception would switch the tier off for
 process. Each failure becomes a miss and a count, in `_or_miss` and nowhere else.
 """
 
+import dataclasses
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -65,6 +67,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         self._reads, self._writes = TransferFigures(), TransferFigures()
         self._store = self._open()
         self._pages: HostPages | None = None
+        self._fingerprint: Fingerprint | None = None
         self._namespace = NamespaceId(b"")
         self._sidecars: list[str] = []
 
@@ -95,7 +98,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
                 f"segment_bytes={self._settings.log.segment_bytes}"
             )
         fingerprint = fingerprint_of(mem_pool_host, self._config, self._settings)
-        self._namespace = fingerprint.namespace
+        self._fingerprint, self._namespace = fingerprint, fingerprint.namespace
         self._pages = pages
         if not self._or_miss("register", False, lambda: self._register(fingerprint)):
             return
@@ -116,6 +119,21 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
     def _register(self, fingerprint: Fingerprint) -> bool:
         self._ready().register(fingerprint)
         return True
+
+    def weights_change(self) -> None:
+        """Give pages a new name, since they come from other weights than those at the model's path.
+
+        The name is of this process alone: which weights they are cannot be told, so that none of
+        their pages is found after a restart.
+        """
+        if self._fingerprint is None:
+            return
+        changed = dataclasses.replace(
+            self._fingerprint, model=f"{self._fingerprint.model}-updated-{uuid.uuid4().hex}"
+        )
+        self._fingerprint, self._namespace = changed, changed.namespace
+        self._or_miss("register", False, lambda: self._register(changed))
+        logger.info("weights change, pages get a new name. namespace=%s", self._namespace.hex())
 
     @property
     def write_policy(self) -> str:

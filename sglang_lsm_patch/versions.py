@@ -13,6 +13,14 @@ METHODS: dict[str, tuple[str, ...]] = {
     "srt/plugins/hook_registry.py:HookRegistry.register": (
         "cls", "target", "hook", "hook_type", "source",
     ),
+    "srt/managers/scheduler_components/weight_updater.py:SchedulerWeightUpdaterManager"
+    ".update_weights_from_disk": ("self", "recv_req"),
+    "srt/managers/scheduler_components/weight_updater.py:SchedulerWeightUpdaterManager"
+    ".update_weights_from_ipc": ("self", "recv_req"),
+    "srt/managers/scheduler_components/weight_updater.py:SchedulerWeightUpdaterManager"
+    ".begin_weight_update": ("self", "recv_req"),
+    "srt/managers/scheduler_components/weight_updater.py:SchedulerWeightUpdaterManager"
+    ".end_weight_update": ("self", "recv_req"),
     "srt/mem_cache/registry.py:register_radix_cache_backend": ("name", "factory"),
     "srt/mem_cache/registry.py:create_unified_radix_cache": ("ctx", "cache_class"),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.prefetch_from_storage": (

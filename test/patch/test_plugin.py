@@ -80,3 +80,30 @@ def test_the_cache_class_is_registered_where_the_scheduler_looks():
         "assert registry.get_radix_cache_factory('lsm') is not None\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+WEIGHTS = """
+from types import SimpleNamespace
+import sys
+import sglang.srt.managers.scheduler_components.weight_updater as updater
+from sglang.srt.plugins import load_plugins
+from sglang_lsm_patch.plugin import WEIGHT_UPDATES
+
+manager_class = updater.SchedulerWeightUpdaterManager
+for name in WEIGHT_UPDATES:
+    setattr(manager_class, name, lambda self, recv_req: said.append("update"))
+load_plugins()
+said = []
+cache = SimpleNamespace(weights_change=lambda: said.append("name"))
+for tree_cache in (cache, SimpleNamespace()):
+    manager = object.__new__(manager_class)
+    manager.scheduler = SimpleNamespace(tree_cache=tree_cache)
+    for name in WEIGHT_UPDATES:
+        getattr(manager, name)(None)
+assert said == ["name", "update"] * 4 + ["update"] * 4, said
+"""
+
+
+def test_pages_get_another_name_before_weights_change():
+    done = subprocess.run([sys.executable, "-c", WEIGHTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

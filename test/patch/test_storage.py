@@ -362,3 +362,19 @@ def test_there_is_no_eviction_path_where_pages_cannot_be_kept(make_storage):
     storage.register_mem_host_pool_v2(mha_pool(), PoolName.SWA)
     assert storage.eviction_target() is None
     assert storage.miss_counts() == {"UnavailableError": 1}
+
+
+def test_other_weights_never_find_the_pages_of_the_first(make_storage):
+    pool = mha_pool()
+    storage = make_storage(pool)
+    storage.batch_set_v1(ROOT_TO_LEAF[:2], slots([0, 1]), info([]))
+    storage.weights_change()
+    assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
+    storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([2]), info([]))
+    assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 1
+    storage.weights_change()
+    assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
+    storage.close()
+    # After a restart the weights are those at the model's path again.
+    assert make_storage(pool).batch_exists(ROOT_TO_LEAF[:2], info([])) == 2
+    assert storage.miss_counts() == {}
