@@ -1,0 +1,46 @@
+"""A page's place on disk in 64 bits: segment (28), offset (22), length (14), in blocks of 4 KiB."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang_lsm.format import BLOCK_BYTES
+
+Places = NDArray[np.uint64]
+
+_LENGTH_BITS, _OFFSET_BITS, _SEGMENT_BITS = 14, 22, 28
+_OFFSET_MASK = np.uint64((1 << _OFFSET_BITS) - 1)
+_OFFSET_SHIFT, _SEGMENT_SHIFT = np.uint64(_LENGTH_BITS), np.uint64(_LENGTH_BITS + _OFFSET_BITS)
+
+LENGTH_MASK = (1 << _LENGTH_BITS) - 1
+"""Of a place, the bits of its length."""
+
+MAX_LENGTH_BYTES = BLOCK_BYTES * LENGTH_MASK
+"""64 MiB less one block: the longest page."""
+
+
+def pack_place(segment_id: int, offset: int, length: int) -> int:
+    """Return a place as one number; `offset` and `length` in bytes, the length rounded up.
+
+    Raises:
+        ValueError: it does not fit: a page of 64 MiB, a segment of 16 GiB, 2^28 segments.
+    """
+    block, num_blocks = offset // BLOCK_BYTES, -(-length // BLOCK_BYTES)
+    limits = ((segment_id, _SEGMENT_BITS), (block, _OFFSET_BITS), (num_blocks, _LENGTH_BITS))
+    if any(not 0 <= value < 1 << bits for value, bits in limits):
+        raise ValueError(f"a place out of range. {segment_id=} {offset=} {length=}")
+    return segment_id << _LENGTH_BITS + _OFFSET_BITS | block << _LENGTH_BITS | num_blocks
+
+
+def length_units(places: Places) -> NDArray[np.int64]:
+    """Return the length of each page in blocks of 4 KiB."""
+    return (places & np.uint64(LENGTH_MASK)).astype(np.int64)
+
+
+def offset_units(places: Places) -> NDArray[np.int64]:
+    """Return the offset of each page in its segment, in blocks of 4 KiB."""
+    return (places >> _OFFSET_SHIFT & _OFFSET_MASK).astype(np.int64)
+
+
+def segment_ids(places: Places) -> NDArray[np.int64]:
+    """Return the segment of each page."""
+    return (places >> _SEGMENT_SHIFT).astype(np.int64)
