@@ -1,0 +1,83 @@
+"""The page table as bytes, for a start without a scan. Pure.
+
+    header   magic, version, pages, namespaces, logical time, payload checksum; then its own
+    payload  namespaces, then the columns key, parent, place, last, traits of all pages
+
+Little-endian; rows are renumbered without gaps, and counts of children are counted anew. Read only
+after a clean close: it says what was stored then.
+"""
+
+import struct
+
+import numpy as np
+import xxhash
+
+from sglang_lsm.errors import CorruptionError, FormatVersionError
+from sglang_lsm.eviction.page_table import ROOT, PageTable
+from sglang_lsm.pages import NAMESPACE_BYTES, NamespaceId
+
+MAGIC = b"SLSMPTAB"
+VERSION = 1
+HEADER = struct.Struct("<8sHHIQQQ")
+"""magic, version, reserved, num_namespaces, num_pages, now, checksum of the payload."""
+CHECKSUM = struct.Struct("<Q")
+
+_COLUMNS = (("key", "<u8"), ("parent", "<i4"), ("place", "<u8"), ("last", "<u4"), ("traits", "<u2"))
+_PAGE_BYTES = sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
+
+
+def to_bytes(table: PageTable, now: int) -> bytes:
+    """Return the table and the logical time; 26 bytes a page."""
+    rows = table.live_rows()
+    renumbered = np.zeros(len(table.parent), np.int32)
+    renumbered[rows] = np.arange(len(rows), dtype=np.int32)
+    parent = table.parent[rows]
+    inner = parent >= 0
+    parent[inner] = renumbered[parent[inner]]
+    parts = [bytes(namespace) for namespace in table.namespaces]
+    for name, kind in _COLUMNS:
+        column = parent if name == "parent" else getattr(table, name)[rows]
+        parts.append(column.astype(kind).tobytes())
+    payload = b"".join(parts)
+    checksum = xxhash.xxh3_64_intdigest(payload)
+    head = HEADER.pack(MAGIC, VERSION, 0, len(table.namespaces), len(rows), now, checksum)
+    return head + CHECKSUM.pack(xxhash.xxh3_64_intdigest(head)) + payload
+
+
+def from_bytes(data: bytes, capacity: int) -> tuple[PageTable, int]:
+    """Return the table, with room for `capacity` pages at least, and the logical time.
+
+    Raises:
+        CorruptionError: these are not the bytes of a table, or not all of them.
+        FormatVersionError: of a newer version.
+    """
+    head, payload = data[: HEADER.size], data[HEADER.size + CHECKSUM.size :]
+    if len(data) < HEADER.size + CHECKSUM.size or not data.startswith(MAGIC):
+        raise CorruptionError("not a checkpoint of the page table")
+    if CHECKSUM.unpack_from(data, HEADER.size)[0] != xxhash.xxh3_64_intdigest(head):
+        raise CorruptionError("header of the page table's checkpoint is damaged")
+    _, version, _, num_namespaces, num_pages, now, checksum = HEADER.unpack(head)
+    if version > VERSION:
+        raise FormatVersionError(f"page table of a newer format. version={version}")
+    length = num_namespaces * NAMESPACE_BYTES + num_pages * _PAGE_BYTES
+    if len(payload) != length or checksum != xxhash.xxh3_64_intdigest(payload):
+        raise CorruptionError("checkpoint of the page table is damaged")
+    return _table(payload, num_namespaces, num_pages, capacity), now
+
+
+def _table(payload: bytes, num_namespaces: int, num_pages: int, capacity: int) -> PageTable:
+    table = PageTable(max(capacity, num_pages))
+    at = num_namespaces * NAMESPACE_BYTES
+    for start in range(0, at, NAMESPACE_BYTES):
+        table.root(NamespaceId(payload[start : start + NAMESPACE_BYTES]))
+    columns = {}
+    for name, kind in _COLUMNS:
+        columns[name] = np.frombuffer(payload, kind, num_pages, at)
+        at += columns[name].nbytes
+    parent = columns["parent"]
+    if num_pages and not ROOT - num_namespaces < parent.min() <= parent.max() < num_pages:
+        raise CorruptionError("a page of the checkpoint has no parent")
+    rows = table.load(columns["key"].astype(np.uint64), columns["place"].astype(np.uint64))
+    table.link(rows, np.where(parent >= 0, rows[np.maximum(parent, 0)], parent).astype(np.int32))
+    table.last[rows], table.traits[rows] = columns["last"], columns["traits"]
+    return table
