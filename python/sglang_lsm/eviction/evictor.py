@@ -1,0 +1,173 @@
+"""Follows what a store's pages go through, and names the ones to evict.
+
+One object for the store: page table, logical time, reuse model, and a queue of victims. Time counts
+pages used or stored, so the same requests lead to the same victims on every rank.
+
+A pass over the table finds more victims than asked for, and those wait in the queue; each is looked
+at again when it is its turn. So a victim costs a few us however large the table is.
+
+Needs the lock of the store.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang_lsm.eviction import traits
+from sglang_lsm.eviction.page_table import MANY, PageTable
+from sglang_lsm.eviction.places import LENGTH_MASK, Places, length_units
+from sglang_lsm.eviction.policy import LRU, EvictionConfig, Need, choose_victims
+from sglang_lsm.eviction.reuse_model import ReuseModel
+from sglang_lsm.eviction.row_index import Rows
+from sglang_lsm.pages import PageHash
+
+_QUEUE_SHARE = 64
+_LATEST, _SHIFT = 0xFF000000, 1 << 31
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Victims in order, and what they were when they were chosen."""
+
+    rows: list[int]
+    keys: list[int]
+    last: list[int]
+    start: int = 0
+
+
+class Evictor:
+    """Decides which pages of a store leave.
+
+    Args:
+        table: its pages.
+        config: settings.
+        model: learns which pages are used again; without one, the last access alone decides (LRU).
+        now: logical time, as it comes with a checkpoint.
+    """
+
+    def __init__(
+        self,
+        table: PageTable,
+        config: EvictionConfig,
+        model: ReuseModel | None,
+        now: int = 0,
+    ) -> None:
+        self.table = table
+        self.now = now
+        self._config = config
+        self._model = model
+        self._queue: _Queue | None = None
+
+    def touch(self, root: int, hashes: Sequence[PageHash]) -> Rows:
+        """Note that a request used a path, in whatever tier; return the rows of its stored pages.
+
+        Args:
+            root: of the namespace.
+            hashes: of the path's pages, from the root on.
+        """
+        keys = self.table.keys(root, hashes)
+        rows = self.table.lookup(root, keys)
+        if rows.size:
+            self._tick(len(rows))
+            self.table.touch(rows, self.now)
+            traits.mark_hit(self.table.traits, rows)
+            self._observe(root, rows)
+        return rows
+
+    def insert(self, root: int, hashes: Sequence[PageHash], start: int, places: Places) -> Rows:
+        """Note that `hashes[start:]` were stored behind stored pages; return the new rows.
+
+        Pages stored already are left alone. Fewer rows than pages come back if the page before is
+        not stored, or two paths share a digest: what has no row cannot be evicted, so the caller
+        takes those pages back.
+
+        Args:
+            root: of the namespace.
+            hashes: of the path's pages, from the root on.
+            start: first of the pages that were stored.
+            places: `[len(hashes) - start]`, where they lie.
+        """
+        keys = self.table.keys(root, hashes)
+        old = self.table.lookup(root, keys)
+        if len(old) < start or len(old) == len(keys):
+            return np.empty(0, np.int32)
+        num_old = len(old)
+        self._tick(len(keys) - num_old)
+        parent = int(old[-1]) if num_old else root
+        new = self.table.insert(parent, keys[num_old:], places[num_old - start :], self.now)
+        if new.size:
+            traits.mark_new(self.table.traits, np.concatenate([old, new]), num_old)
+            self._observe(root, new)
+            if self._model and num_old:
+                self._model.relabel(keys[:num_old] ^ self.table.salt(root), self._classes(old))
+        return new
+
+    def victims(self, num_units: int, keep: int = -1) -> Rows:
+        """Return pages to evict, extensions first, that free `num_units` of 4 KiB, or all there is.
+
+        They are still in the table; the caller evicts them and then calls `remove`.
+
+        Args:
+            num_units: of 4 KiB.
+            keep: row of a page that is about to be extended; -1 for none.
+        """
+        if self._model:
+            self._model.refresh(len(self.table), self.now)
+        rows = self._from_queue(num_units, keep)
+        if int(length_units(self.table.place[rows]).sum()) >= num_units:
+            return rows
+        self._fill_queue(num_units, keep)
+        return self._from_queue(num_units, keep)
+
+    def remove(self, rows: Rows) -> None:
+        """Note that pages were evicted or deleted, none without its extensions."""
+        self.table.remove(rows)
+
+    def _fill_queue(self, num_units: int, keep: int) -> None:
+        table, view = self.table, self.table.view()
+        used = length_units(view.place[view.live()])
+        at_once = max(num_units, int(used.sum()) // _QUEUE_SHARE)
+        ranks = self._model.ranks if self._model else LRU
+        need = Need(units=at_once, now=self.now, keep=keep)
+        rows = choose_victims(view, need, ranks, self._config)
+        self._queue = _Queue(rows.tolist(), table.key[rows].tolist(), table.last[rows].tolist())
+
+    def _from_queue(self, num_units: int, keep: int) -> Rows:
+        """Take victims from the head of the queue, skipping those that are none any more."""
+        queue, taken, left = self._queue, list[int](), dict[int, int]()
+        view = self.table.view()
+        key, last, bits = self.table.key.data, view.last.data, view.traits.data
+        parents, children, places = view.parent.data, view.children.data, view.place.data
+        while queue and queue.start < len(queue.rows) and num_units > 0:
+            i, row = queue.start, queue.rows[queue.start]
+            queue.start += 1
+            same = key[row] == queue.keys[i] and last[row] == queue.last[i]
+            held = bits[row] & traits.PINNED or row == keep
+            if not same or held or left.get(row, children[row]):
+                continue
+            taken.append(row)
+            num_units -= places[row] & LENGTH_MASK
+            parent = parents[row]
+            if parent >= 0 and children[parent] != MANY:
+                left[parent] = left.get(parent, children[parent]) - 1
+        return np.array(taken, np.int32)
+
+    def _observe(self, root: int, rows: Rows) -> None:
+        if self._model:
+            digests = self.table.key[rows] ^ self.table.salt(root)
+            self._model.observe(digests, self._classes(rows), self.now)
+
+    def _classes(self, rows: Rows) -> NDArray[np.integer]:
+        return self.table.traits[rows] & traits.CLASS_MASK
+
+    def _tick(self, num_pages: int) -> None:
+        self.now += num_pages
+        if self.now >= _LATEST:
+            shift = np.uint32(_SHIFT)
+            self.table.last -= np.minimum(self.table.last, shift)
+            self.now -= _SHIFT
+            self._queue = None
+            if self._model:
+                self._model.shift_time(_SHIFT)
