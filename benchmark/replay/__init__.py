@@ -1,0 +1,1 @@
+"""Replay of request traces at the level of page keys: traces, caches, the offline optimum."""
