@@ -1,4 +1,7 @@
-"""The store's directory fails while the server runs: requests are answered, and right."""
+"""The store's directory fails while the server runs: requests are answered, and right.
+
+These files run in order of their names, so that those on the shared server come first.
+"""
 
 import shutil
 
