@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from sglang_lsm.config import MIB, LogConfig, parse_size
+from sglang_lsm.directory import check_directory
 from sglang_lsm.errors import ConfigError
-from sglang_lsm.store import check_directory
 
 from sglang_lsm_patch.options import ModelSource, TierOptions, TierSettings
 

@@ -6,11 +6,12 @@ import threading
 
 import pytest
 from sglang_lsm.config import IndexConfig, StoreConfig
+from sglang_lsm.directory import check_directory
 from sglang_lsm.errors import ClosedError, ConfigError, StoreError, UnavailableError
 from sglang_lsm.fs import LocalFileSystem
 from sglang_lsm.index.healing import RETRY_INTERVAL_S
 from sglang_lsm.index.rocks import RocksIndex
-from sglang_lsm.store import Store, check_directory
+from sglang_lsm.store import Store
 from support.page_maker import (
     SEGMENT_BYTES,
     content_of,

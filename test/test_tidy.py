@@ -26,8 +26,10 @@ MAX_FUNCTION_LINES = 70
 
 LAYERS = (
     {"errors", "config", "pages"},
-    {"keycodec", "format", "fs", "observability", "periodic"},
+    {"keycodec", "format", "fs", "gate", "observability", "periodic"},
     {"index", "tensorlog", "eviction"},
+    {"directory", "catalog", "catalog_loader"},
+    {"room"},
     {"store", "survey"},
     {"controller", "services"},
     {"cli"},

@@ -14,6 +14,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 IoMode = Literal["auto", "buffered", "direct"]
 Durability = Literal["none", "interval", "batch"]
+Eviction = Literal["reuse", "lru"]
 
 _SIZE_UNITS = {
     "": 1, "B": 1,
@@ -109,6 +110,9 @@ class StoreConfig:
     """Bytes of page data on disk, preallocation included, never exceeded."""
     min_free_bytes: int = 0
     """Free space left on the file system; the store shrinks rather than go below."""
+    eviction: Eviction = "reuse"
+    """`reuse` learns which pages come back, and lets those go that are worth least for their room;
+    `lru` goes by the last use alone. Both let a page go only after what extends it."""
     log: LogConfig = field(default_factory=LogConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
 
@@ -118,7 +122,7 @@ class StoreConfig:
         _require(
             self.min_free_bytes >= 0, "min_free_bytes must not be negative", self.min_free_bytes
         )
-        # Whole segments are evicted for now, so a store of fewer than four would forget too much.
+        # The newest segment is preallocated whole: with few of them, much of the quota stays empty.
         _require(
             self.quota_bytes >= 4 * self.log.segment_bytes,
             f"quota_bytes must hold at least 4 segments of {self.log.segment_bytes} bytes",

@@ -6,6 +6,7 @@ Directory layout:
     LOCK         held by the one process that has the store open
     index/       RocksDB: page keys to locations, and the fingerprints of all namespaces
     log/         segments of the tensor log
+    PAGES        the page table as of a clean close, for a start without a scan
     INDEX_DAMAGED  while serving, the index was found damaged: the next start rebuilds it
 
 Invariants: a page handed out was verified against a checksum seeded with its key; an index entry is
@@ -16,40 +17,39 @@ the quota. Losing any file costs pages, never a wrong page.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from sglang_lsm import format, keycodec
+from sglang_lsm.catalog import Catalog
 from sglang_lsm.config import StoreConfig
-from sglang_lsm.errors import (
-    ClosedError,
-    ConfigError,
-    CorruptionError,
-    StoreError,
-    UnavailableError,
+from sglang_lsm.directory import (
+    DAMAGED_NAME,
+    LOCK_NAME,
+    LOG_NAME,
+    META_COMPLETE,
+    META_FINGERPRINT,
+    META_NEXT_SEGMENT,
+    TABLE_NAME,
+    create_facts,
+    discard_damaged_index,
+    open_store_index,
 )
-from sglang_lsm.fs import DRAFT_SUFFIX, FileSystem, LocalFileSystem
+from sglang_lsm.errors import ClosedError, CorruptionError, StoreError, UnavailableError
+from sglang_lsm.fs import FileSystem, LocalFileSystem
+from sglang_lsm.gate import Gate
 from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.observability.counters import Counters, StoreStats
 from sglang_lsm.pages import Fingerprint, Location, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.periodic import Periodic
+from sglang_lsm.room import Room
 from sglang_lsm.tensorlog.log import TensorLog
 from sglang_lsm.tensorlog.transfer import page_bytes
 
 logger = logging.getLogger(__name__)
-
-FACTS_NAME, INDEX_NAME, LOG_NAME = "STORE", "index", "log"
-_DAMAGED_NAME = "INDEX_DAMAGED"
-_LOCK_NAME = "LOCK"
-# What a directory may hold and still be empty: the lock, the draft of a STORE whose process died
-# before it was complete, and what mkfs puts into a file system of its own.
-_NO_CONTENT = (_LOCK_NAME, FACTS_NAME + DRAFT_SUFFIX, "lost+found")
-_META_COMPLETE = b"complete"
-_META_NEXT_SEGMENT = b"next_segment"
-META_FINGERPRINT = b"fingerprint/"
 
 
 class Store:
@@ -63,26 +63,34 @@ class Store:
         fs: FileSystem,
         open_index: Callable[[Path], PageIndex],
         clock: Callable[[], float] = time.monotonic,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        loads_behind: bool = True,
     ) -> None:
-        """Open the parts; `Store.open` is the public way in."""
+        """Open the parts; `Store.open` is the public way in.
+
+        Args:
+            loads_behind: scan the index for the page table on a thread while serving already.
+        """
         self.directory, self.config = directory, config
         self._fs = fs
         self._counters = Counters()
-        self._gate = _Gate()
-        self._lock_file = fs.lock(directory / _LOCK_NAME)
+        self._gate = Gate()
+        self._lock_file = fs.lock(directory / LOCK_NAME)
         try:
-            _check_facts(fs, directory)
-            _discard_damaged_index(fs, directory)
+            create_facts(fs, directory)
+            discard_damaged_index(fs, directory)
             self._index = HealingIndex(
-                lambda: _open_index(fs, directory, open_index),
+                lambda: open_store_index(fs, directory, open_index),
                 clock=clock,
                 on_damage=self._mark_index_damaged,
             )
-            self._log = self._open_log(clock_ms)
-            if self._index.get_meta(_META_COMPLETE) is None:
+            self._log = self._open_log()
+            self._catalog = Catalog(self._index, self._log, recency_only=config.eviction == "lru")
+            self._room = Room(self._catalog, self._log, fs, directory, config)
+            is_rebuilt = self._index.get_meta(META_COMPLETE) is None
+            if is_rebuilt:
                 self._rebuild_index()
-            self._shrink_to_quota()
+            self._fill_catalog(is_rebuilt=is_rebuilt, is_behind=loads_behind)
+            self._room.shrink(self._counters)
         except BaseException:
             self._close_parts()
             raise
@@ -108,14 +116,14 @@ class Store:
             open_index=lambda path: RocksIndex(path, config.index),
         )
 
-    def _open_log(self, clock_ms: Callable[[], int]) -> TensorLog:
-        next_id = self._index.get_meta(_META_NEXT_SEGMENT)
+    def _open_log(self) -> TensorLog:
+        next_id = self._index.get_meta(META_NEXT_SEGMENT)
         return TensorLog(
             self._fs,
             self.directory / LOG_NAME,
             self.config.log,
             admit=self._admit_segment,
-            clock_ms=clock_ms,
+            clock_ms=lambda: time.time_ns() // 1_000_000,
             first_id=int(next_id) if next_id else 1,
         )
 
@@ -219,13 +227,15 @@ class Store:
             )
             locations = locations[:num_fitting]
             result = self._log.read(keys[:num_fitting], locations, out[:num_fitting])
-            if result.damaged:
-                self._forget(keys, locations, result.damaged)
-        num_pages = next((i for i, ok in enumerate(result.intact) if not ok), num_fitting)
+            num_damaged = self._forget(keys, locations, result.damaged)
+            num_pages = next((i for i, ok in enumerate(result.intact) if not ok), num_fitting)
+            if num_pages:
+                end = path.start + num_pages
+                self._catalog.touch(PagePath(path.namespace, path.hashes[:end]))
         self._counters.add(
             pages_got=num_pages,
             bytes_got=sum(at.length for at in locations[:num_pages]),
-            pages_damaged=len(result.damaged),
+            pages_damaged=num_damaged,
         )
         return num_pages
 
@@ -235,37 +245,40 @@ class Store:
         Pages behind a group's end that is not stored itself are not reached: the index spells a
         path in groups, and only that page leads from one to the next.
 
-        Cost: one range of the index for each group of the subtree. Their bytes are given back as
-        segments are evicted.
+        Cost: one range of the index for each group of the subtree, and a few us a page.
 
         Raises:
             UnavailableError, ClosedError.
         """
         last = PagePath(path.namespace, path.hashes, len(path.hashes) - 1)
-        num_deleted, prefixes = 0, list(keycodec.encode(last))
         with self._gate.entered():
-            while prefixes:
-                prefix = prefixes.pop()
-                keys = [key for key, _ in self._index.scan(prefix, keycodec.range_end(prefix))]
-                prefixes += [keycodec.group_below(k) for k in keys if keycodec.extends_group(k)]
-                self._index.delete(keys)
-                num_deleted += len(keys)
-        return num_deleted
+            return self._catalog.forget_ranges(keycodec.encode(last))
+
+    def touch(self, path: PagePath) -> None:
+        """Note that a request used the pages of `path` from the root to its end, in any tier.
+
+        What is hot above must not be the first to leave the disk. Unknown pages are fine.
+
+        Raises:
+            ClosedError.
+        """
+        with self._gate.entered():
+            self._catalog.touch(path)
 
     def clear(self, namespace: NamespaceId) -> None:
-        """Forget every page of a namespace. Their bytes are given back as segments are evicted.
+        """Forget every page of a namespace and give their bytes back.
 
         Raises:
             UnavailableError, ClosedError.
         """
-        end = keycodec.range_end(namespace)
         with self._gate.entered():
-            self._index.delete_range(namespace, end if end is not None else b"\xff" * 9)
+            self._catalog.forget_ranges([namespace])
 
     def stats(self) -> StoreStats:
         """Return totals and sizes. O(number of segments), touches no disk."""
         stats = self._counters.snapshot()
         stats.num_segments = len(self._log.segment_ids())
+        stats.num_pages = sum(self._catalog.live_pages().values())
         stats.allocated_bytes = self._log.allocated_bytes()
         stats.quota_bytes = self.config.quota_bytes
         return stats
@@ -296,6 +309,48 @@ class Store:
                 stack.callback(self._index.close)
             if hasattr(self, "_log"):
                 stack.callback(self._log.close)
+            if hasattr(self, "_catalog"):
+                self._keep_table()
+
+    def _fill_catalog(self, *, is_rebuilt: bool, is_behind: bool) -> None:
+        """Take the page table of the last close, or begin to scan the index for it."""
+        place = self.directory / TABLE_NAME
+        content = self._fs.read(place)
+        if content is not None:
+            # It holds for this moment only; a crash must not leave it to the next start.
+            self._fs.unlink(place)
+            self._fs.sync_dir(self.directory)
+            if not is_rebuilt:
+                try:
+                    self._catalog.restore(content)
+                    return
+                except CorruptionError as error:
+                    logger.warning("the page table is scanned anew. reason=%s", error)
+        self._catalog.begin_loading()
+        if is_behind:
+            threading.Thread(target=self._load_catalog, name="kv-storage-load", daemon=True).start()
+        else:
+            self._load_catalog()
+
+    def _load_catalog(self) -> None:
+        try:
+            with self._gate.entered():
+                num_dropped = self._catalog.load(should_stop=lambda: self._gate.is_closing)
+                self._counters.add(pages_evicted=num_dropped)
+        except ClosedError:
+            return
+        except StoreError as error:
+            # Whole segments are evicted instead of pages, until the next start.
+            logger.warning("the page table could not be filled. reason=%s", error)
+
+    def _keep_table(self) -> None:
+        content = self._catalog.checkpoint()
+        if content is None:
+            return
+        try:
+            self._fs.replace(self.directory / TABLE_NAME, content)
+        except UnavailableError as error:
+            logger.warning("the next start scans the page table. reason=%s", error)
 
     def drop_cache(self) -> None:
         """Sync, then ask that the page cache forget all pages; for benchmarks."""
@@ -335,41 +390,31 @@ class Store:
         missing: Sequence[int],
         still_valid: Callable[[], bool] | None,
     ) -> bool:
-        new_keys = [keys[i] for i in missing]
-        locations = self._log.append(
-            new_keys,
-            [keycodec.hash_tail(path.hashes[path.start + i]) for i in missing],
-            [pages[i] for i in missing],
-            still_valid=still_valid,
-        )
-        if locations is None:
-            return False
-        values = map(format.encode_index_value, locations)
-        self._index.put(list(zip(new_keys, values, strict=True)))
-        # A call that nearly fills the store may have evicted its own first pages meanwhile.
-        gone = [
-            key
-            for key, at in zip(new_keys, locations, strict=True)
-            if not self._log.has(at.segment_id)
-        ]
-        if gone:
-            self._index.delete(gone)
-            self._counters.add(pages_evicted=len(gone))
+        with self._catalog.storing():
+            locations = self._log.append(
+                [keys[i] for i in missing],
+                [keycodec.hash_tail(path.hashes[path.start + i]) for i in missing],
+                [pages[i] for i in missing],
+                still_valid=still_valid,
+            )
+            if locations is None:
+                return False
+            num_kept = self._catalog.record(path, missing, locations)
+        self._counters.add(pages_evicted=len(missing) - num_kept)
         if self.config.log.durability == "batch":
             self._index.sync()
         return True
 
     def _forget(
         self, keys: Sequence[bytes], locations: Sequence[Location], damaged: Sequence[int]
-    ) -> None:
-        """Drop the entries of damaged pages, unless they have been rewritten meanwhile."""
-        logger.warning("pages failed verification, now misses. num_pages=%d", len(damaged))
-        suspects = [keys[i] for i in damaged]
-        current = self._index.get(suspects)
-        seen = [format.encode_index_value(locations[i]) for i in damaged]
-        self._index.delete(
-            [key for key, now, was in zip(suspects, current, seen, strict=True) if now == was]
-        )
+    ) -> int:
+        """Drop damaged pages; return how many there were, those evicted meanwhile not counted."""
+        if not damaged:
+            return 0
+        num_gone = self._catalog.forget([keys[i] for i in damaged], [locations[i] for i in damaged])
+        if num_gone:
+            logger.warning("pages failed verification, now misses. num_pages=%d", num_gone)
+        return num_gone
 
     def _mark_index_damaged(self) -> None:
         """See to it that the next start rebuilds the index from the log.
@@ -378,158 +423,34 @@ class Store:
         """
         logger.error("the index is damaged; the next start rebuilds it. path=%s", self.directory)
         try:
-            self._fs.replace(self.directory / _DAMAGED_NAME, b"")
+            self._fs.replace(self.directory / DAMAGED_NAME, b"")
         except UnavailableError as error:
             logger.warning("cannot note that the index is damaged. reason=%s", error)
 
     def _admit_segment(self, segment_id: int, num_bytes: int) -> None:
         """Make room for a new segment; called by the log under its tail lock."""
         # An id must not come back after its file was lost: old entries would seem to be stored.
-        self._index.put_meta(_META_NEXT_SEGMENT, b"%d" % (segment_id + 1))
-        self._make_room(num_bytes)
-
-    def _shrink_to_quota(self) -> None:
-        """Evict what a larger quota of an earlier process let in."""
-        for segment_id in self._log.sealed_ids():
-            if self._log.allocated_bytes() <= self.config.quota_bytes:
-                return
-            self._evict_segment(segment_id)
-
-    def _make_room(self, num_bytes: int) -> None:
-        """Evict the oldest segments until `num_bytes` more fit the quota and the free-space floor.
-
-        Raises:
-            UnavailableError: nothing is left to evict.
-        """
-        quota, floor = self.config.quota_bytes, self.config.min_free_bytes
-        for segment_id in [*self._log.sealed_ids(), None]:
-            fits_quota = self._log.allocated_bytes() + num_bytes <= quota
-            if fits_quota and self._fs.free_bytes(self.directory) - num_bytes >= floor:
-                return
-            if segment_id is None:
-                raise UnavailableError("no room: the disk is at its free-space floor")
-            self._evict_segment(segment_id)
-
-    def _evict_segment(self, segment_id: int) -> None:
-        keys = [entry.key for batch in self._log.batches(segment_id) for entry in batch.entries]
-        # A key may have been rewritten into a younger segment: that entry stays.
-        stale = [
-            key
-            for key, value in zip(keys, self._index.get(keys), strict=True)
-            if value is not None and format.decode_index_value(value).segment_id == segment_id
-        ]
-        self._index.delete(stale)
-        self._log.drop(segment_id)
-        self._counters.add(pages_evicted=len(stale))
+        self._index.put_meta(META_NEXT_SEGMENT, b"%d" % (segment_id + 1))
+        self._room.make(num_bytes, self._counters)
 
     def _rebuild_index(self) -> None:
-        """Fill a new index from the batch headers of the log; later batches win."""
+        """Fill a new index from the batch headers of the log; later batches win.
+
+        Pages that were evicted or deleted stay so: their bytes were punched out.
+        """
         num_pages = 0
         for segment_id in self._log.segment_ids():
             for batch in self._log.batches(segment_id):
                 entries = [
                     (entry.key, format.encode_index_value(location))
                     for entry, location in zip(batch.entries, batch.locations(), strict=True)
+                    if self._log.has_data(location)
                 ]
                 self._index.put(entries)
                 num_pages += len(entries)
-        self._index.put_meta(_META_COMPLETE, b"1")
+        self._index.put_meta(META_COMPLETE, b"1")
         if num_pages:
             logger.warning("the index was rebuilt from the log. num_pages=%d", num_pages)
-
-
-class _Gate:
-    """Counts calls under way, so that closing can wait for them. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._num_inside = 0
-        self._closed = False
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Hold the store open inside the block; raises ClosedError once it is closing."""
-        with self._condition:
-            if self._closed:
-                raise ClosedError("the store is closed")
-            self._num_inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._num_inside -= 1
-                self._condition.notify_all()
-
-    def close(self) -> bool:
-        """Refuse new calls and wait for those inside; False if it was closed before."""
-        with self._condition:
-            if self._closed:
-                return False
-            self._closed = True
-            self._condition.wait_for(lambda: self._num_inside == 0)
-        return True
-
-
-def check_directory(directory: Path) -> None:
-    """Check that a store could be opened in `directory`, changing nothing that is in it.
-
-    Raises:
-        ConfigError: another process has it open, it holds something else, or cannot be written.
-        FormatVersionError: written by a newer version.
-    """
-    fs = LocalFileSystem()
-    try:
-        fs.make_dir(directory)
-        lock = fs.lock(directory / _LOCK_NAME)
-    except UnavailableError as error:
-        raise ConfigError(f"the store directory cannot be used: {error}") from error
-    try:
-        _read_facts(fs, directory)
-    finally:
-        lock.release()
-
-
-def _read_facts(fs: FileSystem, directory: Path) -> bool:
-    """Return whether `directory` holds a store already."""
-    content = fs.read(directory / FACTS_NAME)
-    if content is not None:
-        format.decode_store_facts(content)
-        return True
-    foreign = [name for name in fs.list_dir(directory) if name not in _NO_CONTENT]
-    if foreign:
-        raise ConfigError(
-            "the directory is not empty and holds no store; choose another, or empty it. "
-            f"path={directory} found={foreign[0]!r}"
-        )
-    return False
-
-
-def _check_facts(fs: FileSystem, directory: Path) -> None:
-    if not _read_facts(fs, directory):
-        fs.replace(directory / FACTS_NAME, format.encode_store_facts({"kind": "sglang-lsm"}))
-
-
-def _discard_damaged_index(fs: FileSystem, directory: Path) -> None:
-    if fs.read(directory / _DAMAGED_NAME) is not None:
-        logger.warning("the index was found damaged; rebuilding it. path=%s", directory)
-        fs.remove_tree(directory / INDEX_NAME)
-        fs.unlink(directory / _DAMAGED_NAME)
-
-
-def _open_index(
-    fs: FileSystem, directory: Path, open_index: Callable[[Path], PageIndex]
-) -> PageIndex:
-    # Called also while serving: a directory that was deleted meanwhile must not come back as an
-    # index alone, which the next start would refuse as somebody else's.
-    if fs.read(directory / FACTS_NAME) is None:
-        raise UnavailableError(f"the store was deleted while it was open. path={directory}")
-    path = directory / INDEX_NAME
-    try:
-        return open_index(path)
-    except CorruptionError as error:
-        logger.warning("the index is damaged; it will be rebuilt from the log. reason=%s", error)
-        fs.remove_tree(path)
-        return open_index(path)
 
 
 def _check_counts(path: PagePath, buffers: Sequence[PageBuffer]) -> None:

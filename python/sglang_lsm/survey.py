@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sglang_lsm import format
+from sglang_lsm.directory import FACTS_NAME, INDEX_NAME, LOG_NAME, META_FINGERPRINT
 from sglang_lsm.errors import ConfigError, CorruptionError
 from sglang_lsm.fs import LocalFileSystem
 from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.keycodec import HEAD_BYTES, ROOT_ANCHOR
 from sglang_lsm.pages import NAMESPACE_BYTES
-from sglang_lsm.store import FACTS_NAME, INDEX_NAME, LOG_NAME, META_FINGERPRINT
 from sglang_lsm.tensorlog.segment import Segment, parse_segment_name
 
 

@@ -108,7 +108,7 @@ def test_a_store_of_these_bytes_is_read():
     content += [block(PAGE), block(PAGE)]
     disk.open(directory / "log" / "01020304.seg", create=True).pwritev(content, 0)
     store = Store(
-        directory, small_config(), fs=disk, open_index=FakeIndexDisk().open, clock_ms=lambda: 0
+        directory, small_config(), fs=disk, open_index=FakeIndexDisk().open
     )
     out = empty_pages(2, PIECES)
     assert store.get_batch(PATH, out) == 2

@@ -94,7 +94,7 @@ class StoreModel:
         self.disk.make_dir(self.directory)
         self.store = Store(
             self.directory, self.config, fs=self.disk, open_index=self.index_disk.open,
-            clock=lambda: self.now_s, clock_ms=lambda: int(self.now_s * 1000),
+            clock=lambda: self.now_s, loads_behind=False,
         )  # fmt: skip
         self.num_evicted = 0
 

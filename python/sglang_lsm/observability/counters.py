@@ -23,6 +23,7 @@ class StoreStats:
     pages_evicted: int = 0
     puts_failed: int = 0
     """Calls of put_batch that raised."""
+    num_pages: int = 0
     num_segments: int = 0
     allocated_bytes: int = 0
     quota_bytes: int = 0

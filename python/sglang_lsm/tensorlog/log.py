@@ -158,6 +158,10 @@ class TensorLog:
         """Return whether a segment exists: a location in any other is stale."""
         return segment_id in self._segments
 
+    def tail_id(self) -> int:
+        """Return the id of the newest segment: later pages lie in it or in a younger one."""
+        return self._next_id - 1
+
     def segment_ids(self) -> list[int]:
         """Return the ids of all segments, oldest first."""
         with self._segments_lock:
@@ -301,9 +305,10 @@ class TensorLog:
                 if not alive:
                     continue
                 self.can_punch = segment.punch(hole.offset, hole.num_bytes)
+                num_bytes = segment.allocated_bytes()
                 with self._segments_lock:
-                    if self.can_punch and hole.segment_id in self._sealed_bytes:
-                        self._sealed_bytes[hole.segment_id] -= hole.num_bytes
+                    if hole.segment_id in self._sealed_bytes:
+                        self._sealed_bytes[hole.segment_id] = num_bytes
 
     def has_data(self, location: Location) -> bool:
         """Return whether a page's bytes are still there, not punched out."""

@@ -1,0 +1,59 @@
+"""Keeps a store within its quota and above the free-space floor, before it grows."""
+
+from pathlib import Path
+
+from sglang_lsm.catalog import Catalog
+from sglang_lsm.config import StoreConfig
+from sglang_lsm.errors import UnavailableError
+from sglang_lsm.fs import FileSystem
+from sglang_lsm.observability.counters import Counters
+from sglang_lsm.tensorlog.log import TensorLog
+
+
+class Room:
+    """Makes room by letting pages go. Needs the tail lock of the log, or a store being opened."""
+
+    def __init__(
+        self, catalog: Catalog, log: TensorLog, fs: FileSystem, directory: Path, config: StoreConfig
+    ) -> None:
+        self._catalog, self._log, self._fs = catalog, log, fs
+        self._directory, self._config = directory, config
+
+    def make(self, num_bytes: int, counters: Counters) -> None:
+        """Let pages go until `num_bytes` more fit the quota and the free-space floor.
+
+        Pages worth least go first where the file system gives single pages back, and whole
+        segments, oldest first, where it does not or while it is not known yet what a page is worth.
+
+        Raises:
+            UnavailableError: nothing is left to let go, or the index failed.
+        """
+        while (excess := self._excess_bytes(num_bytes)) > 0:
+            self._let_go(excess, counters)
+
+    def shrink(self, counters: Counters) -> None:
+        """Let pages go that a larger quota of an earlier process let in.
+
+        Raises:
+            UnavailableError: the index failed.
+        """
+        quota = self._config.quota_bytes
+        while (excess := self._log.allocated_bytes() - quota) > 0 and self._log.sealed_ids():
+            self._let_go(excess, counters)
+
+    def _excess_bytes(self, num_bytes: int) -> int:
+        over_quota = self._log.allocated_bytes() + num_bytes - self._config.quota_bytes
+        free_bytes = self._fs.free_bytes(self._directory)
+        return max(over_quota, self._config.min_free_bytes + num_bytes - free_bytes)
+
+    def _let_go(self, num_bytes: int, counters: Counters) -> None:
+        if self._log.can_punch and self._catalog.is_complete:
+            num_pages, _ = self._catalog.evict(num_bytes)
+            counters.add(pages_evicted=num_pages)
+            if num_pages:
+                return
+        # Segments without a page to evict hold headers, or pages of calls that were withdrawn.
+        oldest = next(iter(self._log.sealed_ids()), None)
+        if oldest is None:
+            raise UnavailableError("no room: the disk is at its free-space floor")
+        counters.add(pages_evicted=self._catalog.forget_segment(oldest))
