@@ -49,7 +49,8 @@ ROWS = (
         LSM,
         lambda directory: (
             *("--kv-storage", "lsm", "--kv-storage-path", str(directory)),
-            *("--kv-storage-size", "24GB"),
+            # As the file backend does: what is measured is reading, so all has to be on disk.
+            *("--kv-storage-size", "24GB", "--kv-storage-write", "through"),
             *_HOST,
             *_PREFETCH,
         ),
