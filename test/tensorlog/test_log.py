@@ -16,7 +16,9 @@ DIRECTORY = Path("/log")
 
 def open_log(disk, **settings):
     config = LogConfig(segment_bytes=SEGMENT_BYTES, reader_threads=2, **settings)
-    return TensorLog(disk, DIRECTORY, config, admit=lambda segment_id, num_bytes: None, clock_ms=lambda: 1)
+    return TensorLog(
+        disk, DIRECTORY, config, admit=lambda segment_id, num_bytes: None, clock_ms=lambda: 1
+    )
 
 
 def pages_with(lengths, first=0):
