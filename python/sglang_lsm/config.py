@@ -36,7 +36,8 @@ class LogConfig:
     """Size of one file. Larger: fewer files; smaller: space comes back in smaller steps."""
     io_mode: IoMode = "auto"
     """`direct` leaves the page cache alone and needs 4 KiB-aligned memory; `buffered` lets the page
-    cache serve as one more tier; `auto` decides by the memory that is free."""
+    cache serve as one more tier. `auto` writes direct, and reads buffered until the log holds twice
+    the memory that is available: from then on a page read is seldom in the cache already."""
     io_bytes: int = 4 * MIB
     """Bytes of one system call. Larger saves calls until the device is busy; 4 MiB is enough."""
     reader_threads: int = 4

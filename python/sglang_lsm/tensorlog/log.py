@@ -16,7 +16,7 @@ from typing import NamedTuple
 from sglang_lsm import format
 from sglang_lsm.config import LogConfig
 from sglang_lsm.errors import CorruptionError, FormatVersionError, UnavailableError
-from sglang_lsm.fs import FileSystem
+from sglang_lsm.fs import FileSystem, available_memory_bytes
 from sglang_lsm.pages import Location, PageBuffer
 from sglang_lsm.tensorlog.segment import Segment, parse_segment_name, segment_name
 from sglang_lsm.tensorlog.transfer import (
@@ -144,6 +144,12 @@ class TensorLog:
         self._unsynced.update(self._segments.values())
         if self._segments:
             self._trim(self._segments[max(self._segments)])
+        self._choose_reads()
+
+    def _choose_reads(self) -> None:
+        """Under `auto`, read around the page cache once it cannot hold much of the log."""
+        if self._config.io_mode == "auto" and self._write_direct:
+            self._read_direct = self.allocated_bytes() > 2 * available_memory_bytes()
 
     def _trim(self, segment: Segment) -> None:
         """Give back what the last segment had preallocated when its process ended."""
@@ -379,6 +385,7 @@ class TensorLog:
             self._segments[segment_id] = tail
             self._sealed_bytes[segment_id] = size
         self._tail = tail
+        self._choose_reads()
         return tail
 
     def _seal_tail(self) -> None:
