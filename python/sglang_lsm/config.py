@@ -42,6 +42,9 @@ class LogConfig:
     """Bytes of one system call. Larger saves calls until the device is busy; 4 MiB is enough."""
     reader_threads: int = 4
     """Parallel reads of one batch. More reach the device's limit, and cost CPU beyond it."""
+    merge_bytes_per_s: int = 64 * MIB
+    """How fast scattered prefixes that were read are copied together; 0 is never. More restores
+    adjacency sooner, and writes more while others read."""
     durability: Durability = "none"
     """What a power cut may lose; kill -9 loses nothing acknowledged in any mode. `batch` syncs each
     put (about half the speed), `interval` every `sync_interval_s`."""
@@ -63,6 +66,11 @@ class LogConfig:
         _require(self.io_bytes >= 4096, "io_bytes must be at least 4096", self.io_bytes)
         _require(
             1 <= self.reader_threads <= 64, "reader_threads must be 1 to 64", self.reader_threads
+        )
+        _require(
+            self.merge_bytes_per_s >= 0,
+            "merge_bytes_per_s must not be negative",
+            self.merge_bytes_per_s,
         )
         _require(self.sync_interval_s > 0, "sync_interval_s must be positive", self.sync_interval_s)
 

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from sglang_lsm.errors import StoreError
+from sglang_lsm.errors import ClosedError, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ class Periodic:
         while not self._stopped.wait(self._interval_s):
             try:
                 self._action()
+            except ClosedError:
+                return
             except StoreError as error:
                 logger.warning("a background action failed. thread=%s reason=%s",
                                self._thread.name, error)  # fmt: skip

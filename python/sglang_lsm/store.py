@@ -42,6 +42,7 @@ from sglang_lsm.gate import Gate
 from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
+from sglang_lsm.merge import Merger
 from sglang_lsm.observability.counters import Counters, StoreStats
 from sglang_lsm.pages import Fingerprint, Location, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.periodic import Periodic
@@ -50,6 +51,8 @@ from sglang_lsm.tensorlog.log import TensorLog
 from sglang_lsm.tensorlog.transfer import page_bytes
 
 logger = logging.getLogger(__name__)
+
+_MERGE_INTERVAL_S = 1.0
 
 
 class Store:
@@ -68,7 +71,7 @@ class Store:
         """Open the parts; `Store.open` is the public way in.
 
         Args:
-            loads_behind: scan the index for the page table on a thread while serving already.
+            loads_behind: scan the index for the page table, and merge, on threads beside serving.
         """
         self.directory, self.config = directory, config
         self._fs = fs
@@ -85,6 +88,9 @@ class Store:
             )
             self._log = self._open_log()
             self._catalog = Catalog(self._index, self._log, recency_only=config.eviction == "lru")
+            self._merger = Merger(
+                self._index, self._log, self._catalog, io_bytes=config.log.io_bytes
+            )
             self._room = Room(self._catalog, self._log, fs, directory, config)
             is_rebuilt = self._index.get_meta(META_COMPLETE) is None
             if is_rebuilt:
@@ -94,9 +100,12 @@ class Store:
         except BaseException:
             self._close_parts()
             raise
-        self._syncer: Periodic | None = None
+        self._threads: list[Periodic] = []
         if config.log.durability == "interval":
-            self._syncer = Periodic("kv-storage-sync", config.log.sync_interval_s, self.sync)
+            sync_s = config.log.sync_interval_s
+            self._threads.append(Periodic("kv-storage-sync", sync_s, self.sync))
+        if loads_behind and config.log.merge_bytes_per_s:
+            self._threads.append(Periodic("kv-storage-merge", _MERGE_INTERVAL_S, self._merge))
 
     @classmethod
     def open(cls, directory: Path, config: StoreConfig) -> "Store":
@@ -230,8 +239,7 @@ class Store:
             num_damaged = self._forget(keys, locations, result.damaged)
             num_pages = next((i for i, ok in enumerate(result.intact) if not ok), num_fitting)
             if num_pages:
-                end = path.start + num_pages
-                self._catalog.touch(PagePath(path.namespace, path.hashes[:end]))
+                self._note_read(path, locations[:num_pages])
         self._counters.add(
             pages_got=num_pages,
             bytes_got=sum(at.length for at in locations[:num_pages]),
@@ -297,8 +305,8 @@ class Store:
         """Wait for calls under way, flush and close. Idempotent."""
         if not self._gate.close():
             return
-        if self._syncer is not None:
-            self._syncer.stop()
+        for thread in self._threads:
+            thread.stop()
         self._close_parts()
 
     def _close_parts(self) -> None:
@@ -351,6 +359,17 @@ class Store:
             self._fs.replace(self.directory / TABLE_NAME, content)
         except UnavailableError as error:
             logger.warning("the next start scans the page table. reason=%s", error)
+
+    def merge(self, path: PagePath) -> int:
+        """Copy the stored pages of the call next to each other; return how many bytes were copied.
+
+        Raises:
+            UnavailableError, ClosedError.
+        """
+        with self._gate.entered():
+            num_bytes = self._merger.merge(path)
+        self._counters.add(bytes_merged=num_bytes)
+        return num_bytes
 
     def drop_cache(self) -> None:
         """Sync, then ask that the page cache forget all pages; for benchmarks."""
@@ -416,6 +435,12 @@ class Store:
             logger.warning("pages failed verification, now misses. num_pages=%d", num_gone)
         return num_gone
 
+    def _merge(self) -> None:
+        """Merge what was read scattered; on the thread that does so now and then."""
+        limit = int(self.config.log.merge_bytes_per_s * _MERGE_INTERVAL_S)
+        with self._gate.entered():
+            self._counters.add(bytes_merged=self._merger.run(limit))
+
     def _mark_index_damaged(self) -> None:
         """See to it that the next start rebuilds the index from the log.
 
@@ -432,6 +457,12 @@ class Store:
         # An id must not come back after its file was lost: old entries would seem to be stored.
         self._index.put_meta(META_NEXT_SEGMENT, b"%d" % (segment_id + 1))
         self._room.make(num_bytes, self._counters)
+
+    def _note_read(self, path: PagePath, locations: Sequence[Location]) -> None:
+        end = path.start + len(locations)
+        self._catalog.touch(PagePath(path.namespace, path.hashes[:end]))
+        if self.config.log.merge_bytes_per_s:
+            self._merger.notice(PagePath(path.namespace, path.hashes[:end], path.start), locations)
 
     def _rebuild_index(self) -> None:
         """Fill a new index from the batch headers of the log; later batches win.

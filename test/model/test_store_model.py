@@ -75,6 +75,20 @@ class StoreMachine(RuleBasedStateMachine):
     def clear(self, namespace):
         self.model.clear(namespace)
 
+    @rule(call=calls())
+    def merge(self, call):
+        self.model.merge(*call)
+        self.model.check()
+
+    @rule(call=calls(), num_changes=st.integers(0, 12), seed=st.none() | seeds)
+    def end_during_merge(self, call, num_changes, seed):
+        num_evicted = self.model.until_crash(num_changes, lambda: self.model.merge(*call))
+        if seed is None:
+            self.model.kill()
+        else:
+            self.model.lose_power(seed)
+        self.model.check(num_uncounted=num_evicted)
+
     @rule()
     def read_all(self):
         self.model.read_all()

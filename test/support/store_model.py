@@ -130,6 +130,10 @@ class StoreModel:
         num_hits = self.store.probe(PagePath(namespace, hashes_of(tokens), start))
         assert self._num_present(namespace, tokens, start) <= num_hits <= len(tokens) - start
 
+    def merge(self, namespace: NamespaceId, tokens: Tokens, start: int) -> None:
+        """Copy a path together: nothing of it is lost, and no byte changed."""
+        self.store.merge(PagePath(namespace, hashes_of(tokens), start))
+
     def delete_subtree(self, namespace: NamespaceId, tokens: Tokens) -> None:
         """Delete a page and all below; none of them is found afterwards."""
         below = {p for p in self.present if p[0] == namespace and p[1][: len(tokens)] == tokens}

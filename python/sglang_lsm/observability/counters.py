@@ -21,6 +21,8 @@ class StoreStats:
     pages_damaged: int = 0
     """Pages whose checksum did not match; each became a miss."""
     pages_evicted: int = 0
+    bytes_merged: int = 0
+    """Copied to restore the adjacency of scattered prefixes."""
     puts_failed: int = 0
     """Calls of put_batch that raised."""
     num_pages: int = 0

@@ -1,0 +1,108 @@
+"""A scattered prefix becomes one run again, and nothing of it or its neighbours is lost."""
+
+from pathlib import Path
+
+import pytest
+from sglang_lsm import format, keycodec
+from sglang_lsm.pages import PagePath
+from sglang_lsm.store import Store
+from sglang_lsm.tensorlog.transfer import plan_transfers
+from support.fake_fs import FakeDisk
+from support.fake_index import FakeIndexDisk
+from support.page_maker import (
+    empty_pages,
+    fingerprint,
+    joined,
+    pages_of,
+    path_of,
+    small_config,
+)
+
+PIECES = (8192,)
+NUM_PAGES = 20
+
+
+@pytest.fixture
+def store():
+    disk = FakeDisk()
+    disk.make_dir(Path("/store"))
+    opened = Store(
+        Path("/store"),
+        small_config(8),
+        fs=disk,
+        open_index=FakeIndexDisk().open,
+        loads_behind=False,
+    )
+    yield opened
+    opened.close()
+
+
+def interleaved(store):
+    """Store two paths page by page, in turns."""
+    namespace = store.register(fingerprint())
+    paths = [path_of(namespace, [name, *range(NUM_PAGES - 1)]) for name in ("a", "b")]
+    for i in range(NUM_PAGES):
+        for path in paths:
+            one = PagePath(namespace, path.hashes[: i + 1], i)
+            store.put_batch(one, pages_of(one, PIECES))
+    return paths
+
+
+def num_extents(store, path):
+    values = store._index.walk(keycodec.encode(path))
+    return len(plan_transfers(list(map(format.decode_index_value, values)), io_bytes=1 << 62))
+
+
+def assert_readable(store, path):
+    out = empty_pages(NUM_PAGES, PIECES)
+    assert store.get_batch(path, out) == NUM_PAGES
+    assert list(map(joined, out)) == list(map(joined, pages_of(path, PIECES)))
+
+
+def test_merging_restores_adjacency_and_gives_the_old_places_back(store):
+    ours, other = interleaved(store)
+    assert num_extents(store, ours) == NUM_PAGES
+    assert store.merge(ours) == NUM_PAGES * sum(PIECES)
+    assert num_extents(store, ours) == 1
+    holes = sum(not store._log.has_data(at) for at in _locations_before(store))
+    assert holes == NUM_PAGES
+    for path in (ours, other):
+        assert_readable(store, path)
+
+
+def _locations_before(store):
+    """Places that any batch header of the log names, the given up ones included."""
+    for segment_id in store._log.segment_ids():
+        for batch in store._log.batches(segment_id):
+            yield from batch.locations()
+
+
+def test_a_scattered_read_is_noticed_and_merged_once(store):
+    ours, _ = interleaved(store)
+    assert_readable(store, ours)
+    store._merge()
+    assert num_extents(store, ours) == 1
+    num_merged = store.stats().bytes_merged
+    assert num_merged == NUM_PAGES * sum(PIECES)
+    assert_readable(store, ours)
+    store._merge()
+    assert store.stats().bytes_merged == num_merged
+
+
+def test_a_damaged_page_is_not_copied(store):
+    ours, other = interleaved(store)
+    values = list(map(format.decode_index_value, store._index.walk(keycodec.encode(ours))))
+    store._log.punch([values[5]])
+    store.merge(ours)
+    out = empty_pages(NUM_PAGES, PIECES)
+    assert store.get_batch(ours, out) == 5
+    assert_readable(store, other)
+
+
+def test_the_pages_of_one_segment_are_not_scattered(store):
+    namespace = store.register(fingerprint())
+    path = path_of(namespace, range(NUM_PAGES))
+    store.put_batch(path, pages_of(path, PIECES))
+    assert_readable(store, path)
+    store._merge()
+    assert store.stats().bytes_merged == 0
