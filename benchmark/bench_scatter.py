@@ -4,8 +4,9 @@
     python -m benchmark.bench_scatter --json FILE
 
 The same prefixes are put twice, in the same small batches: one prefix after the other, and all in
-turn. Then each whole prefix is read with one call, cold, in random order. The ratio compares the
-two inside a round; one file a page loses nothing and is the control.
+turn. Then each whole prefix is read with one call, cold, in random order. An engine that can merge
+does so then, and is read once more. Ratios compare inside a round; one file a page loses nothing
+and is the control.
 """
 
 import argparse
@@ -38,9 +39,12 @@ from benchmark.pagedata import (
 )
 from benchmark.rivals import RIVALS, Rival, Space, open_rival
 from benchmark.rivals.disk import sync_file_system
+from benchmark.rivals.interface import MergingRival
 from benchmark.workers import Unmeasured, run_alone
 
 LAYOUTS = ("alone", "in turn")
+MERGED = "merged"
+"""What was put in turn, after the engine has brought each prefix together again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,11 @@ class Scatter:
             "cold_p99_ms": phase.milliseconds(0.99),
         }
 
+    def merge(self, rival: MergingRival) -> None:
+        """Let the rival bring each prefix together."""
+        for hashes in self._hashes:
+            rival.merge(PagePath(benchmark_namespace(), hashes))
+
     def _read(self, rival: Rival, order: Sequence[int]) -> Phase:
         phase = Phase()
         for writer in order:
@@ -142,6 +151,10 @@ def measure_scatter(
             try:
                 scatter.put(rival, layout)
                 figures[layout] = scatter.read(rival)
+                if layout == "in turn" and isinstance(rival, MergingRival):
+                    scatter.merge(rival)
+                    rival.sync()
+                    figures[MERGED] = scatter.read(rival)
             finally:
                 rival.close()
         finally:
@@ -202,18 +215,21 @@ def _table(results: Sequence[Result], rivals: Sequence[str]) -> str:
             layout: {
                 r.round_number: r.figures[layout]["cold_get"]
                 for r in mine
-                if not isinstance(r.figures, Unmeasured)
+                if not isinstance(r.figures, Unmeasured) and layout in r.figures
             }
-            for layout in LAYOUTS
+            for layout in (*LAYOUTS, MERGED)
         }
         reasons = [r.figures.reason for r in mine if isinstance(r.figures, Unmeasured)]
         if not speed["alone"]:
-            rows.append([name, reasons[0], "", ""])
+            rows.append([name, reasons[0], *[""] * 4])
             continue
         alone, in_turn = (summarize(speed[layout].values()) for layout in LAYOUTS)
-        ratio = round_ratios(speed["in turn"], speed["alone"])
-        rows.append([name, str(alone), str(in_turn), str(ratio)])
-    return table(["engine", "written alone, GB/s", "in turn, GB/s", "in turn / alone"], rows)
+        merged = summarize(speed[MERGED].values())
+        ratios = [round_ratios(speed[layout], speed["alone"]) for layout in ("in turn", MERGED)]
+        cells = [alone, in_turn, ratios[0], merged, ratios[1]]
+        rows.append([name, *("-" if cell is None else str(cell) for cell in cells)])
+    head = ["engine", "written alone, GB/s", "in turn, GB/s", "in turn / alone"]
+    return table([*head, "merged, GB/s", "merged / alone"], rows)
 
 
 def _parser() -> argparse.ArgumentParser:

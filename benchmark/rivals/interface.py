@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sglang_lsm.pages import PageBuffer, PagePath
 
@@ -56,6 +56,14 @@ class Rival(Protocol):
 
     def close(self) -> None:
         """Give files and memory back."""
+
+
+@runtime_checkable
+class MergingRival(Protocol):
+    """A rival that can restore the adjacency of pages which were written in turns."""
+
+    def merge(self, path: PagePath) -> None:
+        """Bring the pages of a path together on disk."""
 
 
 class EvictingRival(Rival, Protocol):

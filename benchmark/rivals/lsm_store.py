@@ -19,7 +19,8 @@ class LsmStore:
     """
 
     def __init__(self, space: Space, *, io_mode: IoMode) -> None:
-        log = LogConfig(io_mode=io_mode)
+        # Merging is asked for where it is measured; it would come between reads otherwise.
+        log = LogConfig(io_mode=io_mode, merge_bytes_per_s=0)
         quota_bytes = 2 * space.payload_bytes + 4 * log.segment_bytes
         self._space = space
         self._store = Store.open(
@@ -53,6 +54,10 @@ class LsmStore:
 
     def reclaim(self) -> None:
         """Nothing to call: the store gives space back by itself."""
+
+    def merge(self, path: PagePath) -> None:
+        """Copy the scattered pages of a path next to each other."""
+        self._store.merge(path)
 
     def close(self) -> None:
         """Close the store."""
