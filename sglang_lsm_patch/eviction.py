@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 import torch
 from sglang_lsm.errors import StoreError
-from sglang_lsm.pages import NamespaceId, PageBuffer, PagePath
+from sglang_lsm.pages import NamespaceId, PageBuffer, PageHash, PagePath
 from sglang_lsm.services.write_behind import Outcome, PageSink, WriteBehind, WriteJob
 
 from sglang_lsm_patch import write_policy
@@ -41,7 +41,6 @@ RETRY_S = 5.0
 """Pause after the store refused a write, so that a full disk costs no effort."""
 CHOOSE_INTERVAL_S = 0.02
 """Pages are ranked no more often than that: it takes about 10 ns for each page of the pool."""
-NUM_REMEMBERED_REQUESTS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +74,6 @@ class EvictionPath:
         self._ring = StagingRing(page_bytes=page_bytes, num_pages=num_staged)
         self._writer = WriteBehind(target.store, max_pages=self._max_in_flight + num_staged)
         self._ended: deque[tuple[Pages, Generations, Outcome]] = deque()
-        self._requests: dict[str, None] = {}
         self._meter, self._figures = Meter(), EvictionFigures()
         self._next_choice_s = self._behind_since_s = clock()
         self._behind_pages = 0.0
@@ -99,20 +97,13 @@ class EvictionPath:
         with self._meter:
             self._figures.pages_loaded += self._add(slots, keys, prefix, is_dirty=False)
 
-    def hit(self, request_id: str, last_key: Callable[[], str | None]) -> None:
-        """Note that a request found a page, whose name `last_key` tells, and all before it.
+    def hit(self, last_key: str) -> Sequence[PageHash]:
+        """Note that a request found the page of this name and all before it; return their names.
 
-        Only the first call for a request counts: SGLang asks again at each step while it waits.
+        Empty if the page is not here.
         """
         with self._meter:
-            if request_id in self._requests:
-                return
-            if len(self._requests) >= NUM_REMEMBERED_REQUESTS:
-                del self._requests[next(iter(self._requests))]
-            self._requests[request_id] = None
-            key = last_key()
-            if key is not None:
-                self._ledger.touch(bytes.fromhex(key), self._clock())
+            return self._ledger.touch(bytes.fromhex(last_key), self._clock())
 
     def giving_up(self, values: Iterable[torch.Tensor]) -> None:
         """Note that host slots are about to be freed; the last moment their bytes are there.

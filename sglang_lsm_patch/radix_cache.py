@@ -11,7 +11,9 @@ import torch
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
+from sglang_lsm_patch.arguments import page_hashes
 from sglang_lsm_patch.eviction import EvictionPath
+from sglang_lsm_patch.recency import RequestsSeen
 from sglang_lsm_patch.shutdown import before_sigterm
 from sglang_lsm_patch.storage import LsmStorage
 
@@ -37,6 +39,11 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
 
     # Until the host tier is set up; upstream's constructor calls `_reset_full` before that.
     _eviction: EvictionPath | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Build upstream's cache."""
+        self._requests = RequestsSeen()
+        super().__init__(*args, **kwargs)
 
     # Life of the host and disk tiers.
 
@@ -146,10 +153,22 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
     def _match_tree(self, params: Any) -> Any:
         # Not `match_prefix`: a streaming session may answer that with a node outside of the tree.
         result = super()._match_tree(params)
-        if self._eviction is not None and params.req is not None:
-            node_id = result.best_match_node
-            self._eviction.hit(params.req.rid, lambda: self.tree_core.get_last_hash_value(node_id))
+        if params.req is not None and self._requests.is_first(params.req.rid):
+            self._note_hit(result.best_match_node)
         return result
+
+    def _note_hit(self, node_id: int) -> None:
+        """Tell the tiers below which pages a request found in device and host."""
+        backend = self._lsm_storage()
+        last = self.tree_core.get_last_hash_value(node_id) if backend is not None else None
+        if backend is None or last is None:
+            return
+        if self._eviction is not None:
+            path = self._eviction.hit(last)
+            backend.note_hit(lambda: path)
+        elif not self._writes_on_eviction():
+            keys = self._path_of(node_id)
+            backend.note_hit(lambda: page_hashes(keys))
 
     def _drain_host_frees(self, host_frees: dict[ComponentType, list[torch.Tensor]]) -> None:
         if self._eviction is not None:

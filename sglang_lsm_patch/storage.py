@@ -38,6 +38,7 @@ from sglang_lsm_patch.fingerprint import fingerprint_of, rank_directory
 from sglang_lsm_patch.host_pages import HostPages, host_pages
 from sglang_lsm_patch.misses import MissLog, TransferFigures
 from sglang_lsm_patch.options import TierSettings
+from sglang_lsm_patch.recency import HitQueue, PathOfHit
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         self._fingerprint: Fingerprint | None = None
         self._namespace = NamespaceId(b"")
         self._sidecars: list[str] = []
+        self._hits = HitQueue(lambda path: self._ready().touch(path))
 
     def _open(self) -> Store | None:
         try:
@@ -197,6 +199,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         started_s = time.perf_counter()
         num_pages = self._or_miss("batch_get_v1", 0, read)
         self._figure(self._reads, num_pages, started_s)
+        self._enter_hits()
         return [i < num_pages for i in range(len(keys))]
 
     def batch_set_v1(
@@ -209,6 +212,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
             self._ready().put_batch(path, self._buffers(host_indices, len(keys)))
             return len(keys)
 
+        self._enter_hits()
         started_s = time.perf_counter()
         num_pages = self._or_miss("batch_set_v1", 0, write)
         self._figure(self._writes, num_pages, started_s)
@@ -226,10 +230,22 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         Raises:
             StoreError: they were not stored.
         """
+        self._enter_hits()
         started_s = time.perf_counter()
         is_stored = self._ready().put_batch(path, pages, still_valid=still_valid)
         self._figure(self._writes, len(pages) if is_stored else 0, started_s)
         return is_stored
+
+    def note_hit(self, hashes: PathOfHit) -> None:
+        """Note that a request found a path in device or host memory.
+
+        Cheap, for the scheduler thread; the store learns of it before a page is written, and after
+        one was read.
+        """
+        self._hits.add(self._namespace, hashes)
+
+    def _enter_hits(self) -> None:
+        self._or_miss("touch", None, self._hits.enter)
 
     # Models with pools beside KV: each pool must hit, and only KV is stored.
 
@@ -340,6 +356,8 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
     def close(self) -> None:
         """Close the store; later calls are misses. Idempotent."""
         if self._store is not None:
+            if self._hits.num_dropped:
+                logger.info("hits above came too fast. hits_dropped=%d", self._hits.num_dropped)
             self._or_miss("close", None, self._store.close)
 
     def _or_miss(self, call: str, miss: T, action: Callable[[], T]) -> T:

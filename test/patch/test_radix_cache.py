@@ -5,11 +5,15 @@ that a page is looked for at another place than it was written to, and every rea
 prefix misses.
 """
 
+import dataclasses
 from array import array
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from sglang_pools import mha_pool, slots
 
 PAGE_SIZE, NUM_TOKENS = 4, 1024
 
@@ -124,7 +128,7 @@ sequences = st.lists(
 )
 
 
-@settings(max_examples=30)  # each builds a cache and its pools
+@hypothesis_settings(max_examples=30)  # each builds a cache and its pools
 @given(inserted=sequences, name=st.sampled_from(sorted(READS)))
 def test_the_prefix_is_the_whole_path_at_every_node(make_cache, passed_on, inserted, name):
     cache = make_cache()
@@ -164,3 +168,55 @@ def test_everything_else_is_passed_on_as_it_came(make_cache, passed_on, name):
         cache, name, root, [7], last_hash="last", prefix_keys=None, extra_key="e", cache_salt="s"
     )
     assert args == (root, [7], "last", []) and more == {"extra_key": "e", "cache_salt": "s"}
+
+
+class HitLog:
+    """Where the cache's storage backend would be told of hits."""
+
+    def __init__(self, storage):
+        self.paths = []
+        storage.note_hit = lambda hashes: self.paths.append(list(hashes()))
+
+
+@pytest.fixture(params=["evict", "through", "selective"])
+def cache_with_tier(request, make_cache, settings, make_storage):
+    """A cache of each write policy on a real storage backend, and what hits it reports."""
+    cache = make_cache()
+    storage = make_storage(mha_pool(), of=dataclasses.replace(settings, write_policy=request.param))
+    cache.cache_controller = SimpleNamespace(storage_backend=storage)
+    cache._start_eviction()
+    yield cache, HitLog(storage)
+    cache._stop_eviction()
+
+
+def match(cache, tokens, request_id=None):
+    from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
+
+    req = None if request_id is None else SimpleNamespace(rid=request_id)
+    cache._match_tree(MatchPrefixParams(key=key_of(tokens), req=req))
+
+
+def test_the_store_learns_once_which_path_a_request_found(cache_with_tier):
+    cache, log = cache_with_tier
+    shared = list(range(2 * PAGE_SIZE))
+    one, other = [*shared, *range(100, 104)], [*shared, *range(200, 208)]
+    for tokens in (one, other):
+        insert(cache, tokens)
+        to_host_tier(cache, tokens)
+
+    match(cache, other)
+    assert log.paths == []
+    for _ in range(3):
+        match(cache, [*other, *range(900, 904)], "request")
+    match(cache, shared, "another")
+    match(cache, [7] * PAGE_SIZE, "found nothing")
+    hashes = [bytes.fromhex(key) for key in page_hashes(other)]
+    assert log.paths == [hashes, hashes[:2]]
+
+
+def to_host_tier(cache, tokens):
+    """Tell the eviction path, where there is one, what a copy to the host tier would."""
+    if cache._eviction is not None:
+        keys = page_hashes(tokens)
+        host_pages = list(range(len(keys)))
+        cache._eviction.computed(slots(host_pages), keys, [])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sglang_lsm.config import MIB
 from sglang_lsm.errors import ConfigError, FormatVersionError
 from sglang_pools import (
     HEAD_DIM,
@@ -378,3 +379,24 @@ def test_other_weights_never_find_the_pages_of_the_first(make_storage):
     # After a restart the weights are those at the model's path again.
     assert make_storage(pool).batch_exists(ROOT_TO_LEAF[:2], info([])) == 2
     assert storage.miss_counts() == {}
+
+
+def test_pages_hit_above_outlive_those_that_were_not(make_storage, settings):
+    """All are written once and never read from disk: only the hits above tell them apart."""
+    storage = make_storage(mha_pool(), of=dataclasses.replace(settings, quota_bytes=4 * MIB))
+    hot = [chain(4, seed=f"hot {i}") for i in range(60)]
+    cold = [chain(4, seed=f"cold {i}") for i in range(60)]
+
+    def write(keys):
+        storage.batch_set_v1(keys, slots([0, 1, 2, 3]), info([]))
+
+    for both in zip(hot, cold, strict=True):
+        for keys in both:
+            write(keys)
+    for i in range(600):
+        keys = hot[i % len(hot)]
+        storage.note_hit(lambda keys=keys: [bytes.fromhex(key) for key in keys])
+        write(chain(4, seed=f"new {i}"))
+
+    assert sum(storage.batch_exists(keys, info([])) for keys in hot) == 4 * len(hot)
+    assert sum(storage.batch_exists(keys, info([])) for keys in cold) < 2 * len(cold)
