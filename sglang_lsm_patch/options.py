@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sglang_lsm.config import MIB, IndexConfig, LogConfig, StoreConfig, from_mapping
+from sglang_lsm.config import MIB, Eviction, IndexConfig, LogConfig, StoreConfig, from_mapping
 from sglang_lsm.errors import ConfigError
 
 BACKENDS = ("lsm",)
@@ -68,6 +68,8 @@ class TierConfig:
     min_free: str = "5%"
     """Free space to leave on the file system, like `20GB` or a share of it. The tier shrinks rather
     than go below."""
+    eviction: Eviction = "reuse"
+    """Which pages leave when room is needed, see `StoreConfig`."""
     log: LogConfig = field(default_factory=LogConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     write: WriteConfig = field(default_factory=WriteConfig)
@@ -101,6 +103,7 @@ class TierSettings:
     log: LogConfig
     index: IndexConfig
     model: ModelSource
+    eviction: Eviction = "reuse"
     write_policy: str = DEFAULT_WRITE_POLICY
     write: WriteConfig = field(default_factory=WriteConfig)
 
@@ -109,6 +112,7 @@ class TierSettings:
         return StoreConfig(
             quota_bytes=self.quota_bytes,
             min_free_bytes=self.min_free_bytes,
+            eviction=self.eviction,
             log=self.log,
             index=self.index,
         )

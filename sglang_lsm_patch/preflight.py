@@ -44,6 +44,7 @@ def settings(options: TierOptions, *, model: ModelSource, num_ranks: int) -> Tie
         min_free_bytes=parse_size(options.config.min_free, of_bytes=disk.total),
         log=_fitting(options, quota_bytes),
         index=options.config.index,
+        eviction=options.config.eviction,
         model=model,
         write_policy=options.write_policy,
         write=options.config.write,

@@ -91,3 +91,8 @@ def test_a_path_that_cannot_be_written_is_refused(sized, tmp_path):
 
 def test_what_was_never_opened_needs_no_check(disk, sized):
     preflight.require_openable(sized("64MiB"))
+
+
+def test_the_choice_of_victims_reaches_the_store(sized):
+    assert sized().store_config().eviction == "reuse"
+    assert sized(config={"eviction": "lru"}).store_config().eviction == "lru"
