@@ -129,3 +129,13 @@ def test_asked_for_more_than_there_is():
     cache.request(NAMESPACES[0], "abc")
     assert cache.evictor.victims(99).tolist() == [2, 1, 0]
     assert Bounded(1).evictor.victims(1).size == 0
+
+
+def test_a_page_deleted_while_it_waits_in_the_queue_gave_its_row_to_two_others():
+    """A freed row keeps its key and time, so it passed for the victim, and was freed once more."""
+    cache = Bounded(256)
+    for i in range(256):
+        cache.request(NAMESPACES[0], chr(1000 + i))
+    cache.evictor.victims(1)
+    cache.evictor.remove(np.array([1], np.int32))
+    assert cache.evictor.victims(1).tolist() == [2]

@@ -21,9 +21,11 @@ from sglang_lsm.eviction.places import LENGTH_MASK, Places, length_units
 from sglang_lsm.eviction.policy import LRU, EvictionConfig, Need, choose_victims
 from sglang_lsm.eviction.reuse_model import ReuseModel
 from sglang_lsm.eviction.row_index import Rows
+from sglang_lsm.eviction.row_space import RowSpace
 from sglang_lsm.pages import PageHash
 
 _QUEUE_SHARE = 64
+_FREE = (RowSpace.UNLISTED, RowSpace.LISTED)
 _LATEST, _SHIFT = 0xFF000000, 1 << 31
 
 
@@ -143,7 +145,9 @@ class Evictor:
         while queue and queue.start < len(queue.rows) and num_units > 0:
             i, row = queue.start, queue.rows[queue.start]
             queue.start += 1
+            # A freed row keeps its key and its time.
             same = key[row] == queue.keys[i] and last[row] == queue.last[i]
+            same = same and parents[row] not in _FREE
             held = bits[row] & traits.PINNED or row == keep
             if not same or held or left.get(row, children[row]):
                 continue
