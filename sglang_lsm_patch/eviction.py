@@ -22,6 +22,7 @@ from sglang_lsm.pages import NamespaceId, PageBuffer, PageHash, PagePath
 from sglang_lsm.services.write_behind import Outcome, PageSink, WriteBehind, WriteJob
 
 from sglang_lsm_patch import write_policy
+from sglang_lsm_patch.ahead_queue import AheadQueue
 from sglang_lsm_patch.arguments import page_hashes
 from sglang_lsm_patch.eviction_figures import EvictionFigures, Meter
 from sglang_lsm_patch.host_ledger import Generations, HostLedger, Pages, PathPart
@@ -40,7 +41,9 @@ IN_FLIGHT_BYTES = 64 << 20
 RETRY_S = 5.0
 """Pause after the store refused a write, so that a full disk costs no effort."""
 CHOOSE_INTERVAL_S = 0.02
-"""Pages are ranked no more often than that: it takes about 10 ns for each page of the pool."""
+"""Pages are chosen no more often than that."""
+BEHIND_INTERVAL_S = 0.25
+"""And those that nothing needs the place of no more often than that: it looks at the whole pool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,8 @@ class EvictionPath:
         self._max_run = max(1, JOB_BYTES // page_bytes)
         self._max_in_flight = max(1, IN_FLIGHT_BYTES // page_bytes)
         self._ledger = HostLedger(target.num_pages)
+        num_ready = int(target.config.ahead_share * target.num_pages)
+        self._ahead = AheadQueue(self._ledger, num_ready=num_ready)
         self._ring = StagingRing(page_bytes=page_bytes, num_pages=num_staged)
         self._writer = WriteBehind(target.store, max_pages=self._max_in_flight + num_staged)
         self._ended: deque[tuple[Pages, Generations, Outcome]] = deque()
@@ -103,7 +108,9 @@ class EvictionPath:
         Empty if the page is not here.
         """
         with self._meter:
-            return self._ledger.touch(bytes.fromhex(last_key), self._clock())
+            path = self._ledger.touch(bytes.fromhex(last_key), self._clock())
+            self._ahead.note_changed(len(path))
+            return path
 
     def giving_up(self, values: Iterable[torch.Tensor]) -> None:
         """Note that host slots are about to be freed; the last moment their bytes are there.
@@ -154,6 +161,7 @@ class EvictionPath:
         """Note that the store was cleared."""
         self._settle()
         self._ledger.distrust_disk()
+        self._ahead.note_changed(self._ledger.num_pages)
 
     def flush(self) -> None:
         """Write every page that is not on disk, parents first, within the configured time."""
@@ -190,20 +198,18 @@ class EvictionPath:
     # Choosing and writing.
 
     def _write_due(self, num_free: int, room: int, now_s: float) -> None:
-        ahead = write_policy.write_ahead(
-            self._ledger,
-            num_free=num_free,
-            num_ready=int(self._config.ahead_share * self._ledger.num_pages),
-            max_pages=room,
-        )
+        ahead = self._ahead.take(num_free=num_free, max_pages=room)
         self._figures.pages_written_ahead += self._write_from_pool(ahead)
+        is_idle = not len(ahead) and not self._writer.num_pending
+        if is_idle and now_s >= self._behind_since_s + BEHIND_INTERVAL_S:
+            self._write_behind(now_s)
+
+    def _write_behind(self, now_s: float) -> None:
         behind_bytes = self._config.behind_bytes_per_s * (now_s - self._behind_since_s)
         self._behind_since_s = now_s
         self._behind_pages = min(
             self._max_run, self._behind_pages + behind_bytes / self._target.pages.page_bytes
         )
-        if len(ahead) or self._writer.num_pending:
-            return
         behind = write_policy.write_behind(
             self._ledger,
             now_s=now_s,
@@ -264,6 +270,8 @@ class EvictionPath:
         while self._ended:
             pages, generations, outcome = self._ended.popleft()
             self._ledger.end_write(pages, generations, is_stored=outcome is Outcome.STORED)
+            if outcome is not Outcome.STORED:
+                self._ahead.note_changed(len(pages))
             if outcome is Outcome.FAILED:
                 self._next_choice_s = self._clock() + RETRY_S
 
@@ -277,9 +285,11 @@ class EvictionPath:
         except StoreError as error:
             logger.warning("pages cannot be named and are not kept. reason=%s", error)
             return 0
-        return self._ledger.add(
+        num_new = self._ledger.add(
             self._page_numbers(slots), part, is_dirty=is_dirty, now_s=self._clock()
         )
+        self._ahead.note_changed(num_new)
+        return num_new
 
     def _part(self, keys: Sequence[str], prefix: Sequence[str]) -> PathPart:
         hashes, depth = page_hashes(keys), len(prefix)
