@@ -13,12 +13,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
 from sglang_lsm import format, keycodec
 from sglang_lsm.catalog_loader import load_table
-from sglang_lsm.errors import ClosedError, UnavailableError
+from sglang_lsm.errors import ClosedError, StoreError, UnavailableError
 from sglang_lsm.eviction import checkpoint
 from sglang_lsm.eviction.evictor import Evictor
 from sglang_lsm.eviction.page_paths import index_keys
@@ -56,8 +57,9 @@ class Catalog:
         """Stored pages by segment."""
         self._storing: list[int] = []
         """For each put under way, the newest segment when it began."""
-        self._waiting: list[tuple[PagePath, Sequence[int], Sequence[Location]]] | None = None
-        """Pages recorded while the table is being loaded; None when it is complete."""
+        self._is_complete, self._is_given_up = True, False
+        self._waiting: list[Callable[[], None]] = []
+        """Changes of the table that came while it was being loaded, in order."""
         self._set_table(PageTable(), now=0)
 
     @contextmanager
@@ -91,11 +93,14 @@ class Catalog:
             for i, at in zip(indices, locations, strict=True)
         ]
         with self._lock:
+            if not self._is_complete:
+                self._take_back_current([key for key, _ in entries])
             self._index.put(entries)
-            if self._waiting is not None:
-                self._waiting.append((path, indices, locations))
-                return len(locations)
-            entered = self._enter(path, indices, locations)
+            entered = [True] * len(locations)
+            if self._is_complete:
+                entered = self._enter(path, indices, locations)
+            else:
+                self._change_table(partial(self._enter_current, path, indices))
             # A call that nearly fills the store may have evicted its own first pages meanwhile.
             lost = [
                 n for n, at in enumerate(locations)
@@ -152,7 +157,8 @@ class Catalog:
         """
         with self._lock:
             entries = [entry for batch in self._log.batches(segment_id) for entry in batch.entries]
-            keys = [entry.key for entry in entries]
+            # A page that was deleted and stored again may stand in one segment twice.
+            keys = list(dict.fromkeys(entry.key for entry in entries))
             stale = [
                 key
                 for key, value in zip(keys, self._index.get(keys), strict=True)
@@ -196,25 +202,21 @@ class Catalog:
             current = self._index.get(keys)
             kept = [i for i, now in enumerate(current) if now == format.encode_index_value(old[i])]
             self._index.put([(keys[i], format.encode_index_value(new[i])) for i in kept])
-            rows = self._rows_of([keys[i] for i in kept], [old[i] for i in kept])
-            places = np.array([_place(new[i]) for i in kept], np.uint64)
-            known = np.flatnonzero(rows != EMPTY)
-            self._table.relocate(rows[known], places[known])
-            self._count([old[kept[i]] for i in known], -1)
-            self._count([new[kept[i]] for i in known], +1)
+            moved = [(keys[i], old[i], new[i]) for i in kept]
+            self._change_table(partial(self._move_rows, moved))
             self._give_back([old[i] for i in kept])
             unwanted = set(range(len(keys))).difference(kept)
             self._give_back([new[i] for i in sorted(unwanted)])
         return len(kept)
 
     def begin_loading(self) -> None:
-        """Let pages be recorded before the table is complete; `load` is going to fill it."""
-        self._waiting = []
+        """Let the store be used before the table is complete; `load` is going to fill it."""
+        self._is_complete = False
 
     @property
     def is_complete(self) -> bool:
         """Whether the table knows of every stored page, so that single pages can be evicted."""
-        return self._waiting is None
+        return self._is_complete
 
     def load(self, *, should_stop: Callable[[], bool]) -> int:
         """Fill the table by a scan of the index; calls from other threads go on meanwhile.
@@ -229,16 +231,20 @@ class Catalog:
             UnavailableError, CorruptionError: the index failed; the table stays as it was.
             ClosedError: `should_stop` said so.
         """
-        table, groups = load_table(self._entries_until(should_stop))
+        try:
+            table, groups = load_table(self._entries_until(should_stop))
+        except StoreError:
+            with self._lock:
+                self._is_given_up, self._waiting = True, []
+            raise
         with self._lock:
             self._set_table(table, now=0)
+            unknown = [prefix for prefix, anchor in groups if self._is_unknown(prefix, anchor)]
             self._adopt_rows()
-            waiting, self._waiting = self._waiting or [], None
-            for path, indices, locations in waiting:
-                self._enter_current(path, indices, locations)
-        return self.forget_ranges(
-            prefix for prefix, anchor in groups if self._is_unknown(prefix, anchor)
-        )
+            for change in self._waiting:
+                change()
+            self._is_complete, self._waiting = True, []
+        return sum(map(self._forget_unknown, unknown))
 
     def restore(self, content: bytes) -> None:
         """Fill the table from what `checkpoint` returned at the last close.
@@ -254,7 +260,7 @@ class Catalog:
     def checkpoint(self) -> bytes | None:
         """Return the table for the next start, or None if it is not complete."""
         with self._lock:
-            if self._waiting is not None:
+            if not self._is_complete:
                 return None
             return checkpoint.to_bytes(self._table, self._evictor.now)
 
@@ -290,9 +296,16 @@ class Catalog:
         self._num_live.pop(GHOST, None)
         for segment_id in [i for i in self._num_live if not self._log.has(i)]:
             lost = self._rows_of_segment(segment_id)
-            self._index.delete(index_keys(self._table, lost))
+            # Pages may have been stored once more since the table was scanned.
+            keys = index_keys(self._table, lost)
+            values = zip(keys, self._index.get(keys), strict=True)
+            self._index.delete([key for key, value in values if value and self._is_stale(value)])
             self._empty(lost)
             del self._num_live[segment_id]
+
+    def _is_stale(self, value: bytes) -> bool:
+        """Return whether an index value names a segment that is gone."""
+        return not self._log.has(format.index_value_owner(value)[0])
 
     def _is_unknown(self, prefix: bytes, anchor: bytes) -> bool:
         """Return whether a group of the index hangs on a page that is not stored."""
@@ -330,29 +343,68 @@ class Catalog:
         self._give_back(replaced)
         return [bool(ok) for ok in entered]
 
-    def _enter_current(
-        self, path: PagePath, indices: Sequence[int], locations: Sequence[Location]
-    ) -> None:
-        """Give those pages their rows that are still where they were recorded.
+    def _forget_unknown(self, prefix: bytes) -> int:
+        """Drop the pages of a group that have no row; return how many."""
+        num_gone = 0
+        with self._lock:
+            found = list(self._index.scan(prefix, keycodec.range_end(prefix)))
+            for start in range(0, len(found), _CHUNK_KEYS):
+                part = found[start : start + _CHUNK_KEYS]
+                locations = [format.decode_index_value(value) for _, value in part]
+                rows = self._rows_of([key for key, _ in part], locations)
+                lost = np.flatnonzero(rows == EMPTY).tolist()
+                self._take_back([part[i][0] for i in lost], [locations[i] for i in lost])
+                num_gone += len(lost)
+        return num_gone
 
-        They may have been deleted since, or stored once more, and the scan may have seen that.
+    def _change_table(self, change: Callable[[], None]) -> None:
+        """Change the table, or see to it that `load` does."""
+        if self._is_complete:
+            change()
+        elif not self._is_given_up:
+            self._waiting.append(change)
+
+    def _enter_current(self, path: PagePath, indices: Sequence[int]) -> None:
+        """Give pages that were recorded a while ago their rows, where the index has them now.
+
+        They may have been deleted since, moved, or stored once more, and the scan may have seen it.
         """
         keys = list(keycodec.encode(path))
-        current = self._index.get([keys[i] for i in indices])
-        kept = [n for n, at in enumerate(locations) if current[n] == format.encode_index_value(at)]
+        values = zip(indices, self._index.get([keys[i] for i in indices]), strict=True)
+        kept = [(i, value) for i, value in values if value and not self._is_stale(value)]
         if kept:
-            self._enter(path, [indices[n] for n in kept], [locations[n] for n in kept])
+            locations = [format.decode_index_value(value) for _, value in kept]
+            self._enter(path, [i for i, _ in kept], locations)
+
+    def _take_back_current(self, keys: Sequence[bytes]) -> None:
+        """Drop those pages that are stored: two puts of one page do not know of each other."""
+        found = zip(keys, self._index.get(keys), strict=True)
+        stored = [(key, format.decode_index_value(value)) for key, value in found if value]
+        self._take_back([key for key, _ in stored], [at for _, at in stored])
 
     def _take_back(self, keys: Sequence[bytes], locations: Sequence[Location]) -> None:
         """Drop entries, rows and bytes of pages."""
         if not keys:
             return
         self._index.delete(keys)
+        self._change_table(partial(self._empty_rows, keys, locations))
+        self._give_back(locations)
+
+    def _empty_rows(self, keys: Sequence[bytes], locations: Sequence[Location]) -> None:
+        """Make ghosts of the rows of pages that are gone."""
         rows = self._rows_of(keys, locations)
         known = rows != EMPTY
         self._count([at for at, ok in zip(locations, known, strict=True) if ok], -1)
         self._empty(rows[known])
-        self._give_back(locations)
+
+    def _move_rows(self, moved: Sequence[tuple[bytes, Location, Location]]) -> None:
+        """Note the new places of pages: key, old place, new place."""
+        rows = self._rows_of([key for key, _, _ in moved], [old for _, old, _ in moved])
+        known = np.flatnonzero(rows != EMPTY).tolist()
+        places = np.array([_place(new) for _, _, new in moved], np.uint64)
+        self._table.relocate(rows[known], places[known])
+        self._count([moved[i][1] for i in known], -1)
+        self._count([moved[i][2] for i in known], +1)
 
     def _rows_of(self, keys: Sequence[bytes], locations: Sequence[Location]) -> Rows:
         """Return the row of each page, EMPTY where the table has none with this place."""
@@ -418,8 +470,9 @@ class Catalog:
 
     def _give_back(self, locations: Sequence[Location]) -> None:
         """Give the bytes of dead pages back: whole segments where nothing else lives in them."""
-        # A younger segment may hold pages that a put has written and not yet recorded.
-        youngest = min(self._storing, default=self._log.tail_id())
+        # A younger segment may hold pages that a put has written and not yet recorded, and before
+        # the table is complete, any segment may hold pages that it does not know of.
+        youngest = min(self._storing, default=self._log.tail_id()) if self._is_complete else 0
         dead = {
             at.segment_id
             for at in locations

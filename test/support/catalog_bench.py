@@ -53,7 +53,7 @@ def ancestors(page: Page) -> Iterator[Page]:
 def key_of(page: Page) -> bytes:
     """Return the key of a page in the index."""
     namespace, digests = page
-    return list(encode(PagePath(namespace, digests, len(digests) - 1)))[0]
+    return next(encode(PagePath(namespace, digests, len(digests) - 1)))
 
 
 def is_below(page: Page, top: Page) -> bool:
@@ -187,10 +187,32 @@ class CatalogBench:
                 self.dead.add(self.stored.pop(page))
 
     def start_anew(self) -> None:
-        """Begin with an empty catalog, as a process does that has only the index."""
+        """Begin with an empty catalog, as a process does that was just started."""
         self.catalog = Catalog(self.index, self.log)
+
+    def begin_loading(self) -> None:
+        """Let the catalog be used before it is loaded; the scan will see this moment."""
         self.catalog.begin_loading()
+        self.see_now()
+
+    def see_now(self) -> None:
+        """Let the scan see this moment instead."""
         self.index.snapshot = sorted(self.index_disk.current.pages.items())
+
+    def seal(self) -> None:
+        """Fill the newest segment up, so that the next page opens another."""
+        with self.log._tail_lock:
+            if self.log._tail is not None:
+                self.log._seal_tail()
+
+    def load(self) -> set[Page]:
+        """Finish loading; return which pages were dropped."""
+        num_dropped = self.catalog.load(should_stop=lambda: False)
+        left = self.index_disk.current.pages
+        dropped = {page for page in self.stored if key_of(page) not in left}
+        assert num_dropped == len(dropped)
+        self.lose(dropped)
+        return dropped
 
     def check_stored(self) -> None:
         """Hold index and log to what must be stored: every page is found, and its bytes right."""
