@@ -1,5 +1,10 @@
-"""Tables and plots of the TTFT benchmark."""
+"""Tables and plots of the TTFT benchmark.
 
+python -m benchmark.ttft_report FILE [--readme]     prints the tables of a result kept as JSON
+"""
+
+import argparse
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,3 +148,44 @@ def _plot(samples: Sequence[Sample], path: Path) -> None:
     axes.legend(fontsize="small", ncols=2)
     canvas.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(canvas)
+
+
+def summary_table(samples: Sequence[Sample]) -> str:
+    """Return one line a model and prompt length: median TTFT in seconds by where it came from."""
+    rows = []
+    for model, length in sorted({(s.model, s.prompt_tokens) for s in samples}):
+        here = [s for s in samples if (s.model, s.prompt_tokens) == (model, length)]
+        cells = [_seconds(summarize(by_round(here, row, phase).values())) for row, phase in SHOWN]
+        ratios = [
+            _ratio(round_ratios(load_by_round(here, "lsm", p), load_by_round(here, "file", p)))
+            for p in (DISK_COLD, DISK_HOT)
+        ]
+        rows.append([f"{model}, {length}", *cells, *ratios])
+    head = ["model, prompt tokens", "recompute", "host", "file cold", "lsm cold", "file hot"]
+    return table([*head, "lsm hot", "device", "load lsm/file cold", "hot"], rows)
+
+
+def _seconds(found: Summary | None) -> str:
+    return "-" if found is None else f"{found.median:.2f}"
+
+
+def _ratio(found: Summary | None) -> str:
+    return "-" if found is None else f"{found.median:.2f}"
+
+
+def main() -> None:
+    """Print the tables of a kept result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--readme", action="store_true", help="only the README's table")
+    options = parser.parse_args()
+    kept = json.loads(options.file.read_text())
+    samples = [Sample(**{**s, "output_ids": tuple(s["output_ids"])}) for s in kept["samples"]]
+    if options.readme:
+        print(summary_table(samples))
+    else:
+        print_report(samples, None)
+
+
+if __name__ == "__main__":
+    main()
