@@ -13,7 +13,7 @@ from hypothesis.stateful import (
     rule,
 )
 from sglang_lsm.errors import ClosedError, UnavailableError
-from sglang_lsm.pages import NamespaceId
+from sglang_lsm.pages import NamespaceId, PagePath
 from support.catalog_bench import (
     NAMESPACES,
     CatalogBench,
@@ -307,3 +307,21 @@ def test_bytes_are_given_back_only_when_the_index_is_durable(bench):
     bench.disk.count_change = lambda name: order.append((name, len(bench.index_disk.synced.pages)))
     bench.evict(1)
     assert ("punch", 1) in order and ("punch", 2) not in order
+
+
+@pytest.mark.parametrize("indices", [[0, 1, 2], [0, 2], [1], [2]])
+@pytest.mark.parametrize("shared", [b"other page", b"path"])
+def test_a_page_with_the_digest_of_another_one_elsewhere_is_not_stored(bench, indices, shared):
+    """A row is found by digest: a second page of that digest could never be evicted."""
+    start, middle, end, other = (bytes([i]) * 32 for i in range(1, 5))
+    bench.put(PagePath(NAMESPACES[0], [other]))
+    middle = (other if shared == b"other page" else start)[:8] + middle[8:]
+    path = PagePath(NAMESPACES[0], [start, middle, end])
+    with bench.catalog.storing():
+        locations = bench.append(path, indices)
+        num_stored = bench.catalog.record(path, indices, locations)
+    assert num_stored == sum(i == 0 for i in indices)
+    pages = [pages_on(path)[i] for i in indices]
+    bench.stored.update(list(zip(pages, locations, strict=True))[:num_stored])
+    bench.dead.update(locations[num_stored:])
+    check(bench)

@@ -328,7 +328,8 @@ class Catalog:
         table_keys = self._table.keys(root, hashes)
         num_old = len(self._table.lookup(root, table_keys))
         if num_old < len(hashes):
-            self._evictor.insert(root, hashes, num_old, places[num_old:])
+            # Of a path that is cut short by a shared digest, ghosts may be left at the end.
+            self._prune(self._evictor.insert(root, hashes, num_old, places[num_old:])[-1:])
         rows = self._table.lookup(root, table_keys)
         entered = at < len(rows)
         # Rows that were there before: ghosts that are filled now, pages stored once more, or pages

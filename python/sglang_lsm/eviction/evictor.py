@@ -20,7 +20,7 @@ from sglang_lsm.eviction.page_table import MANY, PageTable
 from sglang_lsm.eviction.places import LENGTH_MASK, Places, length_units
 from sglang_lsm.eviction.policy import LRU, EvictionConfig, Need, choose_victims
 from sglang_lsm.eviction.reuse_model import ReuseModel
-from sglang_lsm.eviction.row_index import Rows
+from sglang_lsm.eviction.row_index import EMPTY, Keys, Rows
 from sglang_lsm.eviction.row_space import RowSpace
 from sglang_lsm.pages import PageHash
 
@@ -96,9 +96,11 @@ class Evictor:
         if len(old) < start or len(old) == len(keys):
             return np.empty(0, np.int32)
         num_old = len(old)
-        self._tick(len(keys) - num_old)
+        fresh = keys[num_old : num_old + self._num_unshared(keys[num_old:])]
+        self._tick(len(fresh))
         parent = int(old[-1]) if num_old else root
-        new = self.table.insert(parent, keys[num_old:], places[num_old - start :], self.now)
+        at = num_old - start
+        new = self.table.insert(parent, fresh, places[at : at + len(fresh)], self.now)
         if new.size:
             traits.mark_new(self.table.traits, np.concatenate([old, new]), num_old)
             self._observe(root, new)
@@ -126,6 +128,13 @@ class Evictor:
     def remove(self, rows: Rows) -> None:
         """Note that pages were evicted or deleted, none without its extensions."""
         self.table.remove(rows)
+
+    def _num_unshared(self, keys: Keys) -> int:
+        """Return how many leading keys no other page has, so that each finds its own row."""
+        shared = self.table.find(keys) != EMPTY
+        if len(np.unique(keys)) < len(keys):
+            shared |= np.array([key in keys[:i] for i, key in enumerate(keys)])
+        return int(shared.argmax()) if shared.any() else len(keys)
 
     def _fill_queue(self, num_units: int, keep: int) -> None:
         table, view = self.table, self.table.view()
