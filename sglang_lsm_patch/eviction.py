@@ -24,6 +24,7 @@ from sglang_lsm.services.write_behind import Outcome, PageSink, WriteBehind, Wri
 from sglang_lsm_patch import write_policy
 from sglang_lsm_patch.ahead_queue import AheadQueue
 from sglang_lsm_patch.arguments import page_hashes
+from sglang_lsm_patch.device_pages import CopiedPages, DevicePages
 from sglang_lsm_patch.eviction_figures import EvictionFigures, Meter
 from sglang_lsm_patch.host_ledger import Generations, HostLedger, Pages, PathPart
 from sglang_lsm_patch.host_pages import HostPages
@@ -57,6 +58,8 @@ class EvictionTarget:
     num_pages: int
     """Of the host pool."""
     config: WriteConfig
+    device: DevicePages | None = None
+    """For pages that leave the device and are nowhere else; None where they cannot be copied."""
 
 
 class EvictionPath:
@@ -77,6 +80,7 @@ class EvictionPath:
         num_ready = int(target.config.ahead_share * target.num_pages)
         self._ahead = AheadQueue(self._ledger, num_ready=num_ready)
         self._ring = StagingRing(page_bytes=page_bytes, num_pages=num_staged)
+        num_staged += target.device.num_pages if target.device is not None else 0
         self._writer = WriteBehind(target.store, max_pages=self._max_in_flight + num_staged)
         self._ended: deque[tuple[Pages, Generations, Outcome]] = deque()
         self._meter, self._figures = Meter(), EvictionFigures()
@@ -127,6 +131,34 @@ class EvictionPath:
                 self._figures.pages_given_up_clean += len(pages) - len(unwritten)
                 self._put_aside(unwritten)
                 self._ledger.free(pages)
+
+    def leaving_device(
+        self, slots: torch.Tensor, keys: Sequence[str], prefix: Sequence[str]
+    ) -> None:
+        """Note that device slots without a host copy are about to be freed; copy and queue them.
+
+        Args:
+            slots: `[len(keys) * page_size]` int64 device token slots.
+            keys: page hashes, hexadecimal.
+            prefix: those of all pages before them.
+        """
+        device = self._target.device
+        if device is None:
+            return
+        with self._meter:
+            part, size = self._named(keys, prefix), self._target.page_size
+            if part is None or len(slots) != len(keys) * size:
+                return
+            self._figures.device_pages += len(keys)
+            for start in range(0, len(keys), device.chunk_pages):
+                end = min(start + device.chunk_pages, len(keys))
+                copied = device.take(slots[start * size : end * size])
+                if copied is None:
+                    self._figures.device_pages_dropped += len(keys) - start
+                    break
+                hashes = part.path_to(part.depth + end)
+                path = PagePath(self._target.namespace, hashes, part.depth + start)
+                self._queue_copied(path, copied)
 
     def step(self, num_free_slots: int) -> int:
         """Write what is due; called once a scheduler step.
@@ -265,6 +297,19 @@ class EvictionPath:
             self._figures.pages_dropped += len(copies)
             self._figures.pages_staged -= len(copies)
 
+    def _queue_copied(self, path: PagePath, copied: CopiedPages) -> None:
+        job = WriteJob(
+            path=path,
+            pages=copied.pages,
+            done=lambda _outcome: copied.give_back(),
+            wait=copied.wait,
+        )
+        if not self._writer.submit(job):
+            # The copy may be under way, and the place must not be filled twice at once.
+            copied.wait()
+            copied.give_back()
+            self._figures.device_pages_dropped += path.num_pages
+
     def _settle(self) -> None:
         """Enter into the ledger which writes have ended."""
         while self._ended:
@@ -280,16 +325,21 @@ class EvictionPath:
     def _add(
         self, slots: torch.Tensor, keys: Sequence[str], prefix: Sequence[str], *, is_dirty: bool
     ) -> int:
-        try:
-            part = self._part(keys, prefix)
-        except StoreError as error:
-            logger.warning("pages cannot be named and are not kept. reason=%s", error)
+        part = self._named(keys, prefix)
+        if part is None:
             return 0
         num_new = self._ledger.add(
             self._page_numbers(slots), part, is_dirty=is_dirty, now_s=self._clock()
         )
         self._ahead.note_changed(num_new)
         return num_new
+
+    def _named(self, keys: Sequence[str], prefix: Sequence[str]) -> PathPart | None:
+        try:
+            return self._part(keys, prefix)
+        except StoreError as error:
+            logger.warning("pages cannot be named and are not kept. reason=%s", error)
+            return None
 
     def _part(self, keys: Sequence[str], prefix: Sequence[str]) -> PathPart:
         hashes, depth = page_hashes(keys), len(prefix)

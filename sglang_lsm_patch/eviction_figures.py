@@ -21,6 +21,10 @@ class EvictionFigures:
     """Of those: copied aside and queued."""
     pages_dropped: int = 0
     """Of those: forgotten, because there was no room to copy them aside."""
+    device_pages: int = 0
+    """Left the device and were not in the host tier."""
+    device_pages_dropped: int = 0
+    """Of those: forgotten, because there was no room to copy them aside."""
     pages_forgotten: int = 0
     """Not on disk when the host tier was emptied."""
     pages_written_ahead: int = 0

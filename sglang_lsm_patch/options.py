@@ -47,8 +47,8 @@ class WriteConfig:
     """Rate of writing pages that nothing needs the place of. Larger: a kill -9 loses less; reads
     find a busier disk."""
     staging_bytes: int = 64 * MIB
-    """Memory for pages whose place is needed before they are written, 32 pages at least. Pages that
-    find it full are forgotten."""
+    """Memory for pages whose place is needed before they are written, 32 pages at least; as much
+    again for those that leave the device without a copy. Pages that find it full are forgotten."""
     flush_timeout_s: float = 10.0
     """Longest a shutdown or a flush waits for the disk. SGLang kills a process after 15 s."""
 

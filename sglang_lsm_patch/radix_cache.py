@@ -101,7 +101,15 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
 
     def _start_eviction(self) -> None:
         backend = self._lsm_storage()
-        target = backend.eviction_target() if self._writes_on_eviction() and backend else None
+        target = None
+        if backend is not None and self._writes_on_eviction():
+            allocator = self.token_to_kv_pool_allocator
+            # Else pages do not start at multiples of their size, and cannot be gathered whole.
+            is_paged = allocator.page_size == self.page_size
+            target = backend.eviction_target(
+                allocator.get_kvcache() if is_paged else None,
+                lambda: getattr(self.cache_controller, "write_fence_stream", None),
+            )
         if target is not None:
             self._eviction = EvictionPath(target, clock=time.monotonic)
 
@@ -169,6 +177,16 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         elif not self._writes_on_eviction():
             keys = self._path_of(node_id)
             backend.note_hit(lambda: page_hashes(keys))
+
+    def _evict_device_leaf(self, node_id: int, tracker: dict[ComponentType, int]) -> Any:
+        # Write-back copies the victim to the host tier after this call, and frees it then.
+        if self._eviction is not None and not self.is_write_back:
+            slots, _ = self.tree_core.build_backup_spec(node_id)
+            if len(slots):
+                keys = self.tree_core.get_hash_values(node_id)
+                prefix = self.tree_core.get_prefix_hash_values(node_id)
+                self._eviction.leaving_device(slots, keys, prefix)
+        return super()._evict_device_leaf(node_id, tracker)
 
     def _drain_host_frees(self, host_frees: dict[ComponentType, list[torch.Tensor]]) -> None:
         if self._eviction is not None:

@@ -33,6 +33,7 @@ from sglang_lsm.pages import Fingerprint, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.store import Store
 
 from sglang_lsm_patch.arguments import flat_page, one_per_key, page_path
+from sglang_lsm_patch.device_pages import DevicePages, plain_pool
 from sglang_lsm_patch.eviction import EvictionTarget
 from sglang_lsm_patch.fingerprint import fingerprint_of, rank_directory
 from sglang_lsm_patch.host_pages import HostPages, host_pages
@@ -142,22 +143,44 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         """When pages are written, see `options.WRITE_POLICIES`; the same on every rank."""
         return self._settings.write_policy
 
-    def eviction_target(self) -> EvictionTarget | None:
-        """Return where the eviction path writes to, or None while pages cannot be kept."""
+    def eviction_target(
+        self, device_pool: Any = None, stream: Callable[[], Any] = lambda: None
+    ) -> EvictionTarget | None:
+        """Return where the eviction path writes to, or None while pages cannot be kept.
+
+        Args:
+            device_pool: SGLang's KV pool on the device.
+            stream: tells the stream of the forward passes.
+        """
 
         def target() -> EvictionTarget:
             pool = self.mem_pool_host
             self._ready()
+            pages = host_pages(pool)
             return EvictionTarget(
                 store=self,
                 namespace=self._namespace,
-                pages=host_pages(pool),
+                pages=pages,
                 page_size=pool.page_size,
                 num_pages=pool.size // pool.page_size,
                 config=self._settings.write,
+                device=self._device_pages(device_pool, pages, stream),
             )
 
         return self._or_miss("eviction_target", None, target)
+
+    def _device_pages(
+        self, device_pool: Any, pages: HostPages, stream: Callable[[], Any]
+    ) -> DevicePages | None:
+        paged = plain_pool(device_pool, self.mem_pool_host)
+        if paged is None or paged.page_bytes != pages.page_bytes:
+            return None
+        return DevicePages(
+            paged,
+            layout=self.mem_pool_host.layout,
+            staging_bytes=self._settings.write.staging_bytes,
+            stream=stream,
+        )
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
         """Learn of a pool beside the KV pool; it is not stored, so such a model never hits."""

@@ -44,12 +44,17 @@ METHODS: dict[str, tuple[str, ...]] = {
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._drain_host_frees": (
         "self", "host_frees",
     ),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._evict_device_leaf": (
+        "self", "node_id", "tracker",
+    ),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.check_hicache_events": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._reset_full": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.release_host_resources": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.shutdown": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.detach_storage_backend": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.clear_storage_backend": ("self",),
+    "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
+    ".build_backup_spec": ("self", "node_id"),
     "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
     ".build_storage_backup_spec": ("self", "node_id", "pass_prefix_keys"),
     "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
@@ -97,6 +102,18 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "enable_storage_metrics", "is_page_first_layout", "model_name", "tp_lcm_size",
         "should_split_heads", "dp_rank", "extra_config", "dcp_size", "dcp_rank",
         "logical_page_size",
+    ),
+    "srt/mem_cache/device_pool_info.py:KVBuffers": (
+        "k", "v", "k_data_ptrs", "v_data_ptrs", "layout",
+    ),
+    "srt/mem_cache/device_pool_info.py:MHABufferInfo": (
+        "buffers", "page_size", "head_num", "head_dim", "v_head_dim", "dtype", "device", "scales",
+        "transfer_buffers",
+    ),
+    "srt/mem_cache/device_pool_info.py:MLABufferInfo": (
+        "buffers", "data_ptrs", "layer_indices", "device_layer_num", "page_size", "kv_lora_rank",
+        "qk_rope_head_dim", "kv_cache_dim", "dtype", "device", "packed_fp8", "scales",
+        "native_buffers",
     ),
     "srt/mem_cache/unified_radix_cache.py:_OngoingPrefetch": (
         "anchor_node_id", "prefetch_key", "host_indices", "operation", "anchor_lock_params",

@@ -27,15 +27,21 @@ def make_storage_config(settings, **changes):
     return dataclasses.replace(config, **changes)
 
 
-def mha_pool(
-    layout="page_first_direct", *, dtype=torch.float32, v_head_dim=HEAD_DIM, page_size=PAGE_SIZE
-):
-    """A real MHA host pool, filled with noise; `v_head_dim` makes it the asymmetric class."""
-    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
-    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
-    from sglang.srt.mem_cache.pool_host.mha import get_mha_host_pool_cls
+def mha_pool(layout="page_first_direct", **options):
+    """A real MHA host pool, filled with noise; see `mha_device_pool`."""
+    return host_pool_of(mha_device_pool(**options), layout)
 
-    device = MHATokenToKVPool(
+
+def mla_pool(layout="page_first_direct", **options):
+    """A real MLA host pool, filled with noise; see `mla_device_pool`."""
+    return host_pool_of(mla_device_pool(**options), layout)
+
+
+def mha_device_pool(*, dtype=torch.float32, v_head_dim=HEAD_DIM, page_size=PAGE_SIZE):
+    """A real MHA device pool, in memory; `v_head_dim` makes its host pool the asymmetric class."""
+    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+    return MHATokenToKVPool(
         size=NUM_PAGES * page_size,
         page_size=page_size,
         dtype=dtype,
@@ -46,30 +52,13 @@ def mha_pool(
         device="cpu",
         enable_memory_saver=False,
     )
-    info = device.get_device_pool_infos()[0].buffer_info
-    with host_memory_budget_scope(1 << 30):
-        host = get_mha_host_pool_cls(info)(
-            info,
-            host_to_device_ratio=2.0,
-            host_size=0,
-            page_size=page_size,
-            layout=layout,
-            device_capacity_tokens=device.size,
-            start_layer=0,
-            end_layer=LAYERS - 1,
-        )
-    for buffer in (host.k_buffer, host.v_buffer):
-        _fill(buffer)
-    return host
 
 
-def mla_pool(layout="page_first_direct", *, dtype=torch.float32, page_size=PAGE_SIZE):
-    """A real MLA host pool, filled with noise."""
+def mla_device_pool(*, dtype=torch.float32, page_size=PAGE_SIZE):
+    """A real MLA device pool, in memory."""
     from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
-    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
-    from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost
 
-    device = MLATokenToKVPool(
+    return MLATokenToKVPool(
         size=NUM_PAGES * page_size,
         page_size=page_size,
         dtype=dtype,
@@ -79,20 +68,37 @@ def mla_pool(layout="page_first_direct", *, dtype=torch.float32, page_size=PAGE_
         device="cpu",
         enable_memory_saver=False,
     )
+
+
+def host_pool_of(device, layout="page_first_direct"):
+    """The real host pool of twice that size, filled with noise."""
+    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
+    from sglang.srt.mem_cache.pool_host.mha import get_mha_host_pool_cls
+    from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost
+
+    info = device.get_device_pool_infos()[0].buffer_info
+    options = {
+        "host_to_device_ratio": 2.0,
+        "host_size": 0,
+        "page_size": device.page_size,
+        "layout": layout,
+        "device_capacity_tokens": device.size,
+        "start_layer": 0,
+        "end_layer": device.layer_num - 1,
+    }
     with host_memory_budget_scope(1 << 30):
-        host = MLATokenToKVPoolHost(
-            device.get_device_pool_infos()[0].buffer_info,
-            host_to_device_ratio=2.0,
-            host_size=0,
-            page_size=page_size,
-            layout=layout,
-            device_capacity_tokens=device.size,
-            start_layer=0,
-            end_layer=LAYERS - 1,
-            target_layer_num=LAYERS,
-        )
-    _fill(host.kv_buffer)
+        if hasattr(device, "kv_lora_rank"):
+            host = MLATokenToKVPoolHost(info, target_layer_num=device.layer_num, **options)
+        else:
+            host = get_mha_host_pool_cls(info)(info, **options)
+    for buffer in host_buffers(host):
+        fill(buffer)
     return host
+
+
+def host_buffers(host):
+    """The buffers of a host pool in storage order."""
+    return (host.k_buffer, host.v_buffer) if hasattr(host, "v_buffer") else (host.kv_buffer,)
 
 
 def slots(pages, page_size=PAGE_SIZE):
@@ -110,6 +116,8 @@ def chain(num_pages, seed=0):
     return keys
 
 
-def _fill(buffer):
-    raw = torch.randint(0, 256, (buffer.nbytes,), generator=torch.Generator().manual_seed(1))
+def fill(buffer, seed=1):
+    """Fill a tensor with noise, the same each time."""
+    source = torch.Generator().manual_seed(seed)
+    raw = torch.randint(0, 256, (buffer.nbytes,), generator=source)
     buffer.view(-1).view(torch.uint8).copy_(raw.to(torch.uint8))

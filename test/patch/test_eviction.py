@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -15,9 +16,10 @@ from sglang_lsm.config import MIB, LogConfig, StoreConfig
 from sglang_lsm.errors import UnavailableError
 from sglang_lsm.pages import NamespaceId, PagePath
 from sglang_lsm.store import Store
-from sglang_pools import PAGE_SIZE, chain, mha_pool, slots
+from sglang_pools import PAGE_SIZE, chain, host_pool_of, mha_device_pool, slots
 from support.page_maker import content_of, empty_pages, joined
 
+from sglang_lsm_patch.device_pages import MIN_CHUNKS, DevicePages, plain_pool
 from sglang_lsm_patch.eviction import RETRY_S, EvictionPath, EvictionTarget
 from sglang_lsm_patch.host_pages import host_pages
 from sglang_lsm_patch.options import WriteConfig
@@ -59,7 +61,8 @@ class Tiers:
     """A host pool whose pages hold what their names say, and the path to a store."""
 
     def __init__(self, directory, **config):
-        self.pool = mha_pool()
+        self.device = mha_device_pool()
+        self.pool = host_pool_of(self.device)
         self.buffers = host_pages(self.pool)
         self.num_pages = self.pool.size // PAGE_SIZE
         self.store = Store.open(
@@ -74,6 +77,9 @@ class Tiers:
                 page_size=PAGE_SIZE,
                 num_pages=self.num_pages,
                 config=WriteConfig(**config),
+                device=DevicePages(
+                    plain_pool(self.device, self.pool), layout=self.pool.layout, staging_bytes=0
+                ),
             ),
             clock=self.clock,
         )
@@ -90,6 +96,23 @@ class Tiers:
         self.path.giving_up([slots(pages) for pages in pages_by_node])
         for page in np.concatenate([*pages_by_node, []]).astype(int).tolist():
             self.fill(page, b"somebody else's")
+
+    def leave_device(self, pages, keys, start=0):
+        """The tree frees device pages without a host copy, and somebody overwrites them at once."""
+        for page, key in zip(pages, keys[start:], strict=True):
+            self.fill_device(page, bytes.fromhex(key))
+        self.path.leaving_device(slots(pages), keys[start:], keys[:start])
+        for page in pages:
+            self.fill_device(page, b"somebody else's")
+
+    def fill_device(self, page, name):
+        content = content_of(NAMESPACE, name, self.buffers.page_bytes)
+        at = 0
+        for layer in (*self.device.k_buffer, *self.device.v_buffer):
+            run = layer[slots([page])].view(torch.uint8).numel()
+            raw = torch.frombuffer(bytearray(content[at : at + run]), dtype=torch.uint8)
+            layer[slots([page])] = raw.view(layer.dtype).view(-1, *layer.shape[1:])
+            at += run
 
     def step(self, *, seconds=1.0, num_free=0):
         self.clock.now_s += seconds
@@ -382,3 +405,38 @@ def test_a_cleared_disk_gets_the_host_tier_again(make_tiers):
     tiers.give_up([0, 1])
     assert tiers.path._writer.drain(30.0)
     assert tiers.num_found(KEYS[:2]) == 2
+
+
+def test_what_leaves_the_device_and_is_nowhere_else_is_on_disk(make_tiers):
+    tiers = make_tiers()
+    tiers.compute([0, 1], KEYS[:2])
+    tiers.give_up([0, 1])
+    tiers.leave_device([5, 2], KEYS[:4], start=2)
+    assert tiers.path._writer.drain(30.0)
+    assert tiers.num_found(KEYS[:5]) == 4
+    figures = tiers.path.figures()
+    assert (figures.device_pages, figures.device_pages_dropped) == (2, 0)
+
+
+def test_without_room_a_device_page_is_forgotten_and_counted(make_tiers):
+    tiers = make_tiers()
+    tiers.sink.gate.clear()
+    leaving = [chain(2, seed=i) for i in range(MIN_CHUNKS + 3)]
+    for keys in leaving:
+        tiers.leave_device([0, 1], keys)
+    assert tiers.path.figures().device_pages == 2 * len(leaving)
+    assert tiers.path.figures().device_pages_dropped == 2 * 3
+    tiers.sink.gate.set()
+    assert tiers.path._writer.drain(30.0)
+    assert [tiers.num_found(keys) for keys in leaving] == [2] * MIN_CHUNKS + [0] * 3
+    tiers.leave_device([0, 1], leaving[-1])
+    assert tiers.path._writer.drain(30.0)
+    assert tiers.num_found(leaving[-1]) == 2
+
+
+def test_device_pages_without_a_right_name_are_not_kept(make_tiers):
+    tiers = make_tiers()
+    tiers.path.leaving_device(slots([0, 1]), ["zz", KEYS[1]], [])
+    tiers.path.leaving_device(slots([2]), KEYS[:2], [])
+    assert tiers.path._writer.drain(30.0)
+    assert tiers.sink.names == [] and tiers.path.figures().device_pages == 0

@@ -10,10 +10,14 @@ from array import array
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sglang_pools import mha_pool, slots
+from sglang_pools import fill, host_pool_of, mha_pool, slots
+from support.page_maker import joined
+
+from sglang_lsm_patch.host_pages import host_pages
 
 PAGE_SIZE, NUM_TOKENS = 4, 1024
 
@@ -39,8 +43,7 @@ def make_cache(request):
 
 
 def cache_parameters():
-    import torch
-    from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
+    from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, ReqToTokenPool
     from sglang.srt.mem_cache.unified_cache.components.base import ComponentType
@@ -55,8 +58,13 @@ def cache_parameters():
         device="cpu",
         enable_memory_saver=False,
     )
-    allocator = TokenToKVPoolAllocator(
-        size=NUM_TOKENS, dtype=torch.float32, device="cpu", kvcache=pool, need_sort=False
+    allocator = PagedTokenToKVPoolAllocator(
+        size=NUM_TOKENS,
+        page_size=PAGE_SIZE,
+        dtype=torch.float32,
+        device="cpu",
+        kvcache=pool,
+        need_sort=False,
     )
     requests = ReqToTokenPool(
         size=1, max_context_len=NUM_TOKENS, device="cpu", enable_memory_saver=False
@@ -220,3 +228,50 @@ def to_host_tier(cache, tokens):
         keys = page_hashes(tokens)
         host_pages = list(range(len(keys)))
         cache._eviction.computed(slots(host_pages), keys, [])
+
+
+def test_what_leaves_the_device_without_a_host_copy_is_written(make_cache, settings, make_storage):
+    """Under pressure the tree gives up leaves, then what they hung on; all of it is found again."""
+    cache = make_cache()
+    device = cache.token_to_kv_pool_allocator.get_kvcache()
+    host = host_pool_of(device)
+    storage = make_storage(host, of=dataclasses.replace(settings, write_policy="evict"))
+    cache.cache_controller = SimpleNamespace(storage_backend=storage, write_policy="write_through")
+    cache._start_eviction()
+    fill(device.k_buffer[0], seed=2)
+    fill(device.v_buffer[0], seed=3)
+    shared = list(range(3 * PAGE_SIZE))
+    prompts = [[*shared, *range(100, 108)], [*shared, *range(200, 212)]]
+    for tokens in prompts:
+        insert(cache, tokens)
+    expected = [device_content(cache, tokens) for tokens in prompts]
+
+    evict(cache, NUM_TOKENS)
+    for layer in (*device.k_buffer, *device.v_buffer):
+        layer.zero_()
+    cache._stop_eviction()
+    for tokens, pages in zip(prompts, expected, strict=True):
+        keys = page_hashes(tokens)
+        assert storage.batch_get_v1(keys, slots(range(len(keys)))) == [True] * len(keys)
+        found = host_pages(host).buffers(slots(range(len(keys))), len(keys))
+        assert [joined(page) for page in found] == pages
+
+
+def evict(cache, num_tokens):
+    from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+
+    cache.evict(EvictParams(num_tokens=num_tokens))
+
+
+def device_content(cache, tokens):
+    """The bytes of each page of a prompt, where the tree says that they lie."""
+    found = cache.path_device_indices(matched_node(cache, tokens))
+    assert len(found) == len(tokens)
+    device = cache.token_to_kv_pool_allocator.get_kvcache()
+    return [
+        b"".join(
+            layer[page].contiguous().view(torch.uint8).numpy().tobytes()
+            for layer in (*device.k_buffer, *device.v_buffer)
+        )
+        for page in found.split(PAGE_SIZE)
+    ]

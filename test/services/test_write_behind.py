@@ -1,5 +1,6 @@
 """The writer behind its callers: bounded, in order, each job ended once, and never dead."""
 
+import dataclasses
 import threading
 
 import pytest
@@ -166,3 +167,23 @@ def test_a_job_larger_than_the_bound_is_taken_alone(sink):
     assert writer.submit(job("f", ended))
     writer.close(WAIT_S)
     assert [len(path.hashes) for path, _ in ended] == [5, 1]
+
+
+def test_pages_are_read_once_they_are_there(sink):
+    """A copy may be under way; the one who queued it does not wait, the writer does."""
+    ended, copied = [], threading.Event()
+    waiting = threading.Event()
+
+    def wait():
+        waiting.set()
+        assert copied.wait(WAIT_S)
+
+    sink.gate.set()
+    writer = WriteBehind(sink, max_pages=8)
+    assert writer.submit(dataclasses.replace(job([1], ended), wait=wait))
+    assert waiting.wait(WAIT_S)
+    assert sink.calls == [] and ended == []
+    copied.set()
+    assert writer.drain(WAIT_S)
+    assert [outcome for _, outcome in ended] == [Outcome.STORED]
+    writer.close(WAIT_S)

@@ -37,6 +37,8 @@ class WriteJob:
     """Called once, on the thread that wrote or dropped the job; must not raise."""
     still_valid: Callable[[], bool] | None = None
     """See `Store.put_batch`."""
+    wait: Callable[[], None] | None = None
+    """Called before the pages are read, on the thread that writes: returns when they are there."""
 
 
 class PageSink(Protocol):
@@ -98,6 +100,8 @@ class WriteBehind:
 
     def write(self, job: WriteJob) -> Outcome:
         """Write a job at once, on this thread; `done` is called before it returns. Never raises."""
+        if job.wait is not None:
+            job.wait()
         try:
             is_stored = self._sink.put_batch(job.path, job.pages, still_valid=job.still_valid)
             outcome = Outcome.STORED if is_stored else Outcome.WITHDRAWN
