@@ -26,22 +26,23 @@ META_FINGERPRINT = b"fingerprint/"
 
 
 def check_directory(directory: Path) -> None:
-    """Check that a store could be opened in `directory`, changing nothing that is in it.
+    """Check that a store could be opened in `directory`, and create it if it is missing.
+
+    Nothing that is in it is changed; one that is refused gets no new file either.
 
     Raises:
         ConfigError: another process has it open, it holds something else, or cannot be written.
         FormatVersionError: written by a newer version.
+        CorruptionError: it is a store whose facts are unreadable.
     """
     fs = LocalFileSystem()
     try:
         fs.make_dir(directory)
-        lock = fs.lock(directory / LOCK_NAME)
+        # Before the lock, which is a file: somebody else's directory stays as it is.
+        _read_facts(fs, directory)
+        fs.lock(directory / LOCK_NAME).release()
     except UnavailableError as error:
         raise ConfigError(f"the store directory cannot be used: {error}") from error
-    try:
-        _read_facts(fs, directory)
-    finally:
-        lock.release()
 
 
 def _read_facts(fs: FileSystem, directory: Path) -> bool:
