@@ -171,12 +171,13 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         last = self.tree_core.get_last_hash_value(node_id) if backend is not None else None
         if backend is None or last is None:
             return
-        if self._eviction is not None:
-            path = self._eviction.hit(last)
-            backend.note_hit(lambda: path)
-        elif not self._writes_on_eviction():
+        path = self._eviction.hit(last) if self._eviction is not None else ()
+        if not path:
+            # Not in the host tier, or nobody keeps book of it; so the tree is asked.
             keys = self._path_of(node_id)
             backend.note_hit(lambda: page_hashes(keys))
+        else:
+            backend.note_hit(lambda: path)
 
     def _evict_device_leaf(self, node_id: int, tracker: dict[ComponentType, int]) -> Any:
         # Write-back copies the victim to the host tier after this call, and frees it then.

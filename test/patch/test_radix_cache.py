@@ -208,8 +208,10 @@ def test_the_store_learns_once_which_path_a_request_found(cache_with_tier):
     cache, log = cache_with_tier
     shared = list(range(2 * PAGE_SIZE))
     one, other = [*shared, *range(100, 104)], [*shared, *range(200, 208)]
-    for tokens in (one, other):
+    on_device_only = list(range(300, 312))
+    for tokens in (one, other, on_device_only):
         insert(cache, tokens)
+    for tokens in (one, other):
         to_host_tier(cache, tokens)
 
     match(cache, other)
@@ -218,8 +220,10 @@ def test_the_store_learns_once_which_path_a_request_found(cache_with_tier):
         match(cache, [*other, *range(900, 904)], "request")
     match(cache, shared, "another")
     match(cache, [7] * PAGE_SIZE, "found nothing")
+    match(cache, on_device_only, "a third")
     hashes = [bytes.fromhex(key) for key in page_hashes(other)]
-    assert log.paths == [hashes, hashes[:2]]
+    third = [bytes.fromhex(key) for key in page_hashes(on_device_only)]
+    assert log.paths == [hashes, hashes[:2], third]
 
 
 def to_host_tier(cache, tokens):
