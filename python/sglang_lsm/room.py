@@ -48,11 +48,13 @@ class Room:
 
     def _let_go(self, num_bytes: int, counters: Counters) -> None:
         if self._log.can_punch and self._catalog.is_complete:
+            before = self._log.allocated_bytes()
             num_pages, _ = self._catalog.evict(num_bytes)
             counters.add(pages_evicted=num_pages)
-            if num_pages:
+            if self._log.allocated_bytes() < before:
                 return
-        # Segments without a page to evict hold headers, or pages of calls that were withdrawn.
+        # No page is left while segments hold headers, or pages of calls that were withdrawn; or a
+        # disk that fails to punch would have all pages go for nothing.
         oldest = next(iter(self._log.sealed_ids()), None)
         if oldest is None:
             raise UnavailableError("no room: the disk is at its free-space floor")
