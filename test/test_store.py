@@ -5,9 +5,10 @@ import shutil
 import threading
 
 import pytest
-from sglang_lsm.config import IndexConfig, StoreConfig
+from sglang_lsm.config import MIB, IndexConfig, StoreConfig
 from sglang_lsm.directory import check_directory
 from sglang_lsm.errors import ClosedError, ConfigError, StoreError, UnavailableError
+from sglang_lsm.eviction.places import MAX_LENGTH_BYTES
 from sglang_lsm.fs import LocalFileSystem
 from sglang_lsm.index.healing import RETRY_INTERVAL_S
 from sglang_lsm.index.rocks import RocksIndex
@@ -268,6 +269,21 @@ def test_a_failed_open_leaves_the_directory_free(tmp_path):
         Store.open(tmp_path, small_config())
     (tmp_path / "foreign").unlink()
     Store.open(tmp_path, small_config()).close()
+
+
+def test_a_page_too_long_for_the_page_table_raised_what_no_caller_expects(directory):
+    """It was in the index by then, where nothing could ever evict it."""
+    store = Store.open(directory, small_config(320, segment_bytes=80 * MIB))
+    path = path_of(store.register(fingerprint()), ["long"])
+    page = [memoryview(bytes(MAX_LENGTH_BYTES)), memoryview(b"x")]
+    with pytest.raises(UnavailableError, match="too long"):
+        store.put_batch(path, [page])
+    assert store.probe(path) == 0
+    assert store.stats().puts_failed == 1
+    assert store.stats().allocated_bytes == 0
+    store.put_batch(path, [page[:1]])
+    assert store.probe(path) == 1
+    store.close()
 
 
 def test_a_closed_store_says_so(directory):

@@ -37,6 +37,7 @@ from sglang_lsm.directory import (
     open_store_index,
 )
 from sglang_lsm.errors import ClosedError, CorruptionError, StoreError, UnavailableError
+from sglang_lsm.eviction.places import MAX_LENGTH_BYTES
 from sglang_lsm.fs import FileSystem, LocalFileSystem
 from sglang_lsm.gate import Gate
 from sglang_lsm.index.healing import HealingIndex
@@ -409,6 +410,10 @@ class Store:
         missing: Sequence[int],
         still_valid: Callable[[], bool] | None,
     ) -> bool:
+        longest = max(page_bytes(pages[i]) for i in missing)
+        if longest > MAX_LENGTH_BYTES:
+            # The page table could not tell where it lies, so it could never be evicted.
+            raise UnavailableError(f"a page is too long. bytes={longest} limit={MAX_LENGTH_BYTES}")
         with self._catalog.storing():
             locations = self._log.append(
                 [keys[i] for i in missing],
