@@ -98,7 +98,9 @@ def measure_model(model: str, plan: Plan) -> list[Sample]:
             for length in lengths:
                 say(f"{model}: round {number} of {plan.rounds}, {length} tokens")
                 prompt, other = prompts.next(length), prompts.next(length)
-                found = [s for row in rows for s in ask_row(row, prompt, other)]
+                # What one row leaves behind (dirty pages, say) must not always meet the same next.
+                order = rows[number % len(rows) :] + rows[: number % len(rows)]
+                found = [s for row in order for s in ask_row(row, prompt, other)]
                 check_answers(found)
                 samples += [s.in_round(model, number) for s in found if number]
     shutil.rmtree(HOME)

@@ -145,7 +145,7 @@ def _plot(samples: Sequence[Sample], path: Path) -> None:
     axes.set_xticks(range(len(lengths)), [f"{n} tokens" for n in lengths])
     axes.set_ylabel("time to first token, s")
     axes.set_title(f"{samples[0].model}: median TTFT of a prompt seen before, min to max")
-    axes.legend(fontsize="small", ncols=2)
+    axes.legend(fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     canvas.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(canvas)
 
@@ -178,13 +178,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--readme", action="store_true", help="only the README's table")
+    parser.add_argument("--plots", type=Path, help="draw the plots into this folder")
     options = parser.parse_args()
     kept = json.loads(options.file.read_text())
     samples = [Sample(**{**s, "output_ids": tuple(s["output_ids"])}) for s in kept["samples"]]
     if options.readme:
         print(summary_table(samples))
     else:
-        print_report(samples, None)
+        print_report(samples, options.plots)
 
 
 if __name__ == "__main__":
