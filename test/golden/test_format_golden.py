@@ -107,9 +107,7 @@ def test_a_store_of_these_bytes_is_read():
     content = [block(bytes.fromhex(SEGMENT_HEADER)), block(bytes.fromhex(BATCH_HEADER))]
     content += [block(PAGE), block(PAGE)]
     disk.open(directory / "log" / "01020304.seg", create=True).pwritev(content, 0)
-    store = Store(
-        directory, small_config(), fs=disk, open_index=FakeIndexDisk().open
-    )
+    store = Store(directory, small_config(), fs=disk, open_index=FakeIndexDisk().open)
     out = empty_pages(2, PIECES)
     assert store.get_batch(PATH, out) == 2
     assert [joined(page) for page in out] == [PAGE, PAGE]
