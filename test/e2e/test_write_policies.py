@@ -85,3 +85,18 @@ def test_what_evict_writes_before_the_end_and_what_a_kill_loses(
     assert ask(server, asked_again).cached == Cached(disk=in_pages)
     assert ask(server, asked_once).cached == Cached()
     launcher.stop()
+
+
+def test_what_was_never_in_the_host_tier_comes_from_disk(
+    launcher, model, tmp_path, new_prompt, check_answer
+):
+    """The host tier takes what is hit twice; what was asked once leaves the device for the disk."""
+    flags = ("--hicache-write-policy", "write_through_selective", *NEVER)
+    server = launcher.serve(model, tmp_path / "store", "--kv-storage-write", "evict", *flags)
+    prompt = new_prompt(1100)
+    assert ask(server, prompt).cached == Cached()
+    push_out(server, new_prompt, num_tokens=DEVICE_TOKENS + 2048, times=1)
+    reply = ask(server, prompt)
+    check_answer(reply, prompt)
+    assert reply.cached == Cached(disk=full_page_tokens(prompt))
+    launcher.stop()
