@@ -27,7 +27,7 @@ class HashLog:
             LocalFileSystem(),
             space.directory / "log",
             LogConfig(io_mode=io_mode),
-            admit=lambda num_bytes: None,
+            admit=lambda segment_id, num_bytes: None,
             clock_ms=lambda: time.time_ns() // 1_000_000,
         )
 
