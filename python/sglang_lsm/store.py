@@ -14,6 +14,7 @@ written only after its bytes; an entry whose segment is gone is a miss; the log 
 the quota. Losing any file costs pages, never a wrong page.
 """
 
+import atexit
 import logging
 import threading
 import time
@@ -119,12 +120,15 @@ class Store:
         """
         fs = LocalFileSystem()
         fs.make_dir(directory)
-        return cls(
+        store = cls(
             directory,
             config,
             fs=fs,
             open_index=lambda path: RocksIndex(path, config.index),
         )
+        # A thread of ours inside RocksDB while the interpreter goes away would crash the process.
+        atexit.register(store.close)
+        return store
 
     def _open_log(self) -> TensorLog:
         next_id = self._index.get_meta(META_NEXT_SEGMENT)
@@ -306,6 +310,7 @@ class Store:
         """Wait for calls under way, flush and close. Idempotent."""
         if not self._gate.close():
             return
+        atexit.unregister(self.close)
         for thread in self._threads:
             thread.stop()
         self._close_parts()

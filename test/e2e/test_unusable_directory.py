@@ -13,6 +13,8 @@ from benchmark.serving import Cached
 
 SIZE = "24MiB"
 FAILURE = "kv storage failed, taken as a miss"
+REFUSED = " pages failed."
+"""Ends SGLang's line about a write that the tier refused; our own comes once in 10 s at most."""
 MANY = 4
 """Prompts of 1000 tokens: 15 MiB, more than the segment that is open can take."""
 
@@ -58,10 +60,10 @@ def test_read_only(disk, serve, new_prompt, check_answer):
     server = serve(disk / "store")
     kept = new_prompt(1000)
     ask_and_store(server, kept)
-    num_before = server.log_text().count(FAILURE)
+    num_before = server.log_text().count(REFUSED)
     with small_disk.read_only(disk / "store"):
         check_answers_many(server, new_prompt, check_answer)
-        assert server.log_text().count(FAILURE) > num_before
+        assert server.log_text().count(REFUSED) > num_before
         server.flush_cache()
         assert ask(server, kept).cached == Cached(disk=960)
 
@@ -70,14 +72,14 @@ def test_read_only(disk, serve, new_prompt, check_answer):
 
 def test_full(disk, serve, new_prompt, check_answer):
     server = serve(disk / "store")
-    num_before = server.log_text().count(FAILURE)
+    num_before = server.log_text().count(REFUSED)
     with small_disk.full(disk) as ballast:
         for _ in range(MANY):
             prompt = new_prompt(1000)
             check_answer(ask(server, prompt), prompt)
             # The tier shrinks and writes on; somebody else takes also that.
             ballast.fill()
-        assert server.log_text().count(FAILURE) > num_before
+        assert server.log_text().count(REFUSED) > num_before
 
     check_works(server, new_prompt, check_answer)
 
