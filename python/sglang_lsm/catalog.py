@@ -264,10 +264,6 @@ class Catalog:
                 return None
             return checkpoint.to_bytes(self._table, self._evictor.now)
 
-    def num_pages(self) -> int:
-        """Return how many rows the page table has, ghosts included."""
-        return len(self._table)
-
     def nbytes(self) -> int:
         """Return the bytes of RAM of the page table."""
         return self._table.nbytes
