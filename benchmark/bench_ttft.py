@@ -39,7 +39,7 @@ class Plan:
 
 
 FULL = Plan(5, {"smollm2": (1025, 2049, 4097), "kv-heavy": (1025, 2049, 4097)})
-QUICK = Plan(3, {"smollm2": (1025,), "kv-heavy": (1025, 4097)})
+QUICK = Plan(3, {"smollm2": (1025,), "kv-heavy": (2049,)})
 
 
 class WrongAnswerError(Exception):
