@@ -23,8 +23,10 @@ from sglang_lsm.errors import (
 )
 from sglang_lsm.format import FORMAT_VERSION, decode_store_facts, encode_store_facts
 from sglang_lsm.fs import DRAFT_SUFFIX, LocalFileSystem
+from sglang_lsm.store import Store
 from support.fake_fs import FakeDisk
 from support.fake_index import FakeIndexDisk
+from support.page_maker import small_config
 
 STORE = Path("/store")
 NEWER = json.dumps({"format_version": FORMAT_VERSION + 1}).encode()
@@ -54,12 +56,15 @@ def disk():
         (FACTS_NAME, b"half a li", CorruptionError),
     ],
 )
-def test_a_refused_directory_stays_as_it_was(tmp_path, name, content, error):
+@pytest.mark.parametrize(
+    "use", [check_directory, lambda path: Store.open(path, small_config())], ids=["check", "open"]
+)
+def test_a_refused_directory_stays_as_it_was(tmp_path, name, content, error, use):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
     before = content_of(tmp_path)
     with pytest.raises(error):
-        check_directory(tmp_path)
+        use(tmp_path)
     assert content_of(tmp_path) == before
 
 

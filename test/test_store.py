@@ -3,6 +3,7 @@
 import mmap
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 from sglang_lsm.config import MIB, IndexConfig, StoreConfig
@@ -401,4 +402,15 @@ def test_pages_are_stored_again_after_the_log_was_lost(directory):
     store.put_batch(path, pages_of(path, PIECES))
     out = empty_pages(3, PIECES)
     assert store.get_batch(path, out) == 3
+    store.close()
+
+
+def test_without_checksums_a_page_is_still_told_from_another_of_the_same_digest(directory):
+    with_skipped = small_config(unsafe_skip_checksums=True)
+    store = Store.open(directory, with_skipped)
+    path = path_of(store.register(fingerprint()), range(3))
+    store.put_batch(path, pages_of(path, PIECES))
+    twin = replace(path, hashes=[*path.hashes[:2], path.hashes[2][:8] + bytes(24)])
+    assert read(store, path) == contents(path)
+    assert read(store, twin) == contents(path)[:2]
     store.close()

@@ -49,6 +49,10 @@ class LogConfig:
     """What a power cut may lose; kill -9 loses nothing acknowledged in any mode. `batch` syncs each
     put (about half the speed), `interval` every `sync_interval_s`."""
     sync_interval_s: float = 5.0
+    unsafe_skip_checksums: bool = False
+    """For measuring what verification costs, never for serving: pages are handed out as they are
+    read, damaged ones and those evicted during the read included. Writing goes on as usual, and the
+    index still tells one page from another."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that cannot work."""

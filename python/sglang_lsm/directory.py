@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sglang_lsm import format
 from sglang_lsm.errors import ConfigError, CorruptionError, UnavailableError
-from sglang_lsm.fs import DRAFT_SUFFIX, FileSystem, LocalFileSystem
+from sglang_lsm.fs import DRAFT_SUFFIX, FileSystem, LocalFileSystem, Lock
 from sglang_lsm.index.page_index import PageIndex
 
 logger = logging.getLogger(__name__)
@@ -38,11 +38,23 @@ def check_directory(directory: Path) -> None:
     fs = LocalFileSystem()
     try:
         fs.make_dir(directory)
-        # Before the lock, which is a file: somebody else's directory stays as it is.
-        _read_facts(fs, directory)
-        fs.lock(directory / LOCK_NAME).release()
+        claim_directory(fs, directory).release()
     except UnavailableError as error:
         raise ConfigError(f"the store directory cannot be used: {error}") from error
+
+
+def claim_directory(fs: FileSystem, directory: Path) -> Lock:
+    """Lock a directory that is a store, or empty; one that is refused gets no file.
+
+    Raises:
+        ConfigError: another process has it open, or it holds something else.
+        FormatVersionError: it is a store of a newer version.
+        CorruptionError: its facts are unreadable.
+        UnavailableError: it cannot be read or written.
+    """
+    # Before the lock, which is a file: somebody else's directory stays as it is.
+    _read_facts(fs, directory)
+    return fs.lock(directory / LOCK_NAME)
 
 
 def _read_facts(fs: FileSystem, directory: Path) -> bool:

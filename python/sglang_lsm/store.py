@@ -27,12 +27,12 @@ from sglang_lsm.catalog import Catalog
 from sglang_lsm.config import StoreConfig
 from sglang_lsm.directory import (
     DAMAGED_NAME,
-    LOCK_NAME,
     LOG_NAME,
     META_COMPLETE,
     META_FINGERPRINT,
     META_NEXT_SEGMENT,
     TABLE_NAME,
+    claim_directory,
     create_facts,
     discard_damaged_index,
     open_store_index,
@@ -79,7 +79,7 @@ class Store:
         self._fs = fs
         self._counters = Counters()
         self._gate = Gate()
-        self._lock_file = fs.lock(directory / LOCK_NAME)
+        self._lock_file = claim_directory(fs, directory)
         try:
             create_facts(fs, directory)
             discard_damaged_index(fs, directory)
@@ -114,7 +114,8 @@ class Store:
         """Open or create the store in `directory`.
 
         Raises:
-            ConfigError: another process has it open, or the directory holds something else.
+            ConfigError: another process has it open, or the directory holds something else, which
+                is left as it was.
             FormatVersionError: written by a newer version; left untouched.
             UnavailableError: the directory cannot be read or written.
         """

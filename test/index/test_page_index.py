@@ -21,7 +21,6 @@ values = st.binary(min_size=1, max_size=40)
 writes = st.one_of(
     st.tuples(st.just("put"), st.lists(st.tuples(keys, values), max_size=6)),
     st.tuples(st.just("delete"), st.lists(keys, max_size=4)),
-    st.tuples(st.just("delete_range"), st.tuples(keys, keys).map(sorted)),
     st.tuples(st.just("reopen"), st.none()),
 )
 _numbers = itertools.count()
@@ -61,15 +60,10 @@ def _apply(index, table, prefix, action, argument):
     if action == "put":
         index.put([(prefix + key, value) for key, value in argument])
         table.update(argument)
-    elif action == "delete":
+    else:
         index.delete([prefix + key for key in argument])
         for key in argument:
             table.pop(key, None)
-    else:
-        start, end = argument
-        index.delete_range(prefix + start, prefix + end)
-        for key in [key for key in table if start <= key < end]:
-            del table[key]
 
 
 @given(st.lists(writes, max_size=12), st.lists(keys, max_size=8), st.tuples(keys, keys))
@@ -133,7 +127,7 @@ def test_facts_are_kept_apart_from_pages(opener):
     opener.index.put_meta(b"fact/two", b"2")
     opener.index.put_meta(b"other", b"3")
     opener.index.put([(b"fact/page", b"a page")])
-    opener.index.delete_range(b"", b"\xff")
+    opener.index.delete([b"fact/page"])
     opener.reopen()
     assert opener.index.get_meta(b"fact/one") == b"1"
     assert opener.index.get_meta(b"fact/page") is None
@@ -160,7 +154,7 @@ def test_the_first_page_of_a_walk_deleted_meanwhile(opener):
     def delete_and_put():
         while not stop.is_set():
             opener.index.put([(key, b"value") for key in path])
-            opener.index.delete_range(path[0], b"l")
+            opener.index.delete(path)
 
     writer = threading.Thread(target=delete_and_put)
     interval_s = sys.getswitchinterval()

@@ -102,11 +102,6 @@ class FakeIndex:
             found = _between(self._tables().pages, start, end)
         yield from found
 
-    def delete_range(self, start: bytes, end: bytes) -> None:
-        with self._disk.mutex:
-            keys = [key for key, _ in _between(self._tables().pages, start, end)]
-            self._write("pages", {}, keys)
-
     def get_meta(self, key: bytes) -> bytes | None:
         with self._disk.mutex:
             return self._tables().meta.get(key)

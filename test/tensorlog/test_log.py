@@ -208,3 +208,18 @@ def test_a_file_system_without_holes_is_found_out_at_open_and_left_alone():
     assert all(read_back(log, keys, locations, pages).intact)
     assert [name for name in disk.list_dir(DIRECTORY) if not name.endswith(".seg")] == []
     log.close()
+
+
+@pytest.mark.parametrize("skipped", [False, True])
+def test_a_damaged_page_is_handed_out_only_where_checks_are_switched_off(skipped):
+    disk = FakeDisk()
+    log = open_log(disk, unsafe_skip_checksums=skipped)
+    keys, tails, pages = pages_with([9000] * 3)
+    locations = log.append(keys, tails, pages)
+    (inode,) = disk.files("*.seg").values()
+    inode.current.data[locations[1].offset] ^= 1
+    out = empty_pages(3, [9000])
+    result = log.read(keys, locations, out)
+    assert result.intact == [True, skipped, True]
+    assert result.damaged == ([] if skipped else [1])
+    log.close()

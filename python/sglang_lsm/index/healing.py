@@ -69,11 +69,6 @@ class HealingIndex:
         with self._reading() as index:
             yield from index.scan(start, end)
 
-    def delete_range(self, start: bytes, end: bytes) -> None:
-        """See PageIndex."""
-        with self._writing() as index:
-            index.delete_range(start, end)
-
     def get_meta(self, key: bytes) -> bytes | None:
         """See PageIndex."""
         with self._reading() as index:

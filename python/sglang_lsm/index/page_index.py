@@ -26,9 +26,6 @@ class PageIndex(Protocol):
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """Yield the entries in `[start, end)` in key order, as of one moment."""
 
-    def delete_range(self, start: bytes, end: bytes) -> None:
-        """Delete every key in `[start, end)`."""
-
     def get_meta(self, key: bytes) -> bytes | None:
         """Return a value of the meta family, which holds facts about the store, not pages."""
 

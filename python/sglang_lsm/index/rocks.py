@@ -125,11 +125,6 @@ class RocksIndex:
         """Yield the entries in `[start, end)` in key order, as of the first step."""
         return self._scan(self._db, start, end)
 
-    def delete_range(self, start: bytes, end: bytes) -> None:
-        """Delete every key in `[start, end)` with one tombstone."""
-        with _typed_errors("delete_range"):
-            self._db.delete_range(start, end)
-
     def get_meta(self, key: bytes) -> bytes | None:
         """Return one fact, or None."""
         with _typed_errors("get_meta"):
