@@ -74,7 +74,8 @@ def every_file() -> tuple[SourceFile, ...]:
     found = []
     for folder, folders, names in os.walk(ROOT):
         folders[:] = sorted(name for name in folders if not SKIPPED.fullmatch(name))
-        for path in (Path(folder, name) for name in sorted(names)):
+        # In a linked working tree `.git` is a file, and Git's.
+        for path in (Path(folder, name) for name in sorted(names) if name != ".git"):
             # Pictures and archives have no lines to look at.
             with contextlib.suppress(UnicodeDecodeError):
                 text = path.read_text(encoding="utf-8")
