@@ -4,8 +4,10 @@ import json
 import math
 import os
 import platform
+import shlex
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -106,7 +108,18 @@ def machine_facts(directory: Path) -> dict[str, str | int | float]:
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "commit": _commit(),
+        "command": command_line(sys.argv),
     }
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return how `scripts/bench` is called to do what this process does.
+
+    Of a path only its name is kept: where a file lies is the machine's business.
+    """
+    name = Path(arguments[0]).stem.removeprefix("bench_")
+    kept = [Path(one).name if "/" in one else one for one in arguments[1:]]
+    return shlex.join(["scripts/bench", name, *kept])
 
 
 def write_json(path: Path, report: object) -> None:

@@ -50,12 +50,12 @@ def print_report(samples: Sequence[Sample], plots: Path | None) -> None:
     """Print a table a model and prompt length, and one of load times; draw into `plots`."""
     for model, length in sorted({(s.model, s.prompt_tokens) for s in samples}):
         here = [s for s in samples if (s.model, s.prompt_tokens) == (model, length)]
-        print(f"\n### {model}, {length} prompt tokens\n\n{_ttft_table(here)}")
+        print(f"\n### {model}, {length} prompt tokens\n\n{ttft_table(here)}")
     print(f"\n### Load time: disk hit minus device hit\n\n{load_table(samples)}")
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         for model in sorted({s.model for s in samples}):
-            _plot([s for s in samples if s.model == model], plots / f"ttft-{model}.png")
+            plot_model([s for s in samples if s.model == model], plots / f"ttft-{model}.png")
 
 
 def by_round(samples: Iterable[Sample], row: str, phase: str) -> dict[int, float]:
@@ -87,7 +87,8 @@ def load_table(samples: Sequence[Sample]) -> str:
     return table(["what", "file ms", "lsm ms", "lsm / file"], rows)
 
 
-def _ttft_table(samples: Sequence[Sample]) -> str:
+def ttft_table(samples: Sequence[Sample]) -> str:
+    """Return the rows of one model and prompt length: TTFT, tail, against recompute, hit tokens."""
     recompute = by_round(samples, "recompute", COLD)
     rows = []
     for row, phase in SHOWN:
@@ -115,7 +116,7 @@ def _milliseconds(found: Summary | None) -> str:
     return str(Summary(found.median * 1e3, found.low * 1e3, found.high * 1e3, found.num_rounds))
 
 
-def _plot(samples: Sequence[Sample], path: Path) -> None:
+def plot_model(samples: Sequence[Sample], path: Path) -> None:
     """Draw one group of bars a prompt length, whiskers from min to max, seconds on a log axis."""
     import matplotlib
 

@@ -1,0 +1,63 @@
+"""Plots in one style, small enough to live in the repository."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+MARKERS = "osDv^<>Px*hd"
+_DPI = 90
+
+
+@contextmanager
+def canvas(
+    path: Path, title: str, *, panels: int = 1, shared_legend: bool = True
+) -> Iterator[list[Axes]]:
+    """Yield axes side by side; draw them into `path` with one legend below."""
+    figure, found = pyplot.subplots(1, panels, figsize=(max(7.0, 4.4 * panels), 4.2), squeeze=False)
+    axes = list(found[0])
+    yield axes
+    figure.suptitle(title)
+    if shared_legend:
+        named = {
+            name: handle
+            for one in axes
+            for handle, name in zip(*one.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            named.values(), named.keys(), ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0.02),
+            fontsize="small",
+        )  # fmt: skip
+    for one in axes:
+        one.grid(visible=True, alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=_DPI, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+def curve(axes: Axes, points: dict[float, float], label: str, number: int, *, bold: bool) -> None:
+    """Draw one line; the same number has the same look in every panel."""
+    places = sorted(points)
+    axes.plot(
+        places,
+        [points[place] for place in places],
+        marker=MARKERS[number % len(MARKERS)],
+        markersize=5,
+        linewidth=2.6 if bold else 1.2,
+        color=pyplot.colormaps["tab20"](number % 20),
+        label=label,
+    )
+
+
+def sized_ticks(axes: Axes, sizes: list[int], names: list[str]) -> None:
+    """Put named ticks at `sizes` on a logarithmic x axis, and no others."""
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, names)
+    axes.minorticks_off()

@@ -1,0 +1,18 @@
+"""Results of benchmarks that have no section of their own: the tables they bring along."""
+
+from benchmark.harness import table
+from benchmark.publish.reports import Report, Section
+
+
+def body(report: Report) -> str:
+    """Return the report's own `tables`, each with `title`, `head` and `rows`."""
+    parts = [
+        f"#### {one['title']}\n\n{table(one['head'], one['rows'])}\n"
+        for one in report.get("tables", ())
+    ]
+    return "\n".join(parts) or "Its figures stand in the file; it brings no tables.\n"
+
+
+def section_of(stem: str) -> Section:
+    """Return the section of a file that no other section takes."""
+    return Section(file=stem, title=stem, command=f"scripts/bench {stem}", body=body)
