@@ -6,7 +6,6 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 from sglang_lsm import catalog_loader
-from sglang_lsm.catalog import GHOST
 from sglang_lsm.catalog_loader import load_table
 from sglang_lsm.errors import CorruptionError
 from sglang_lsm.eviction.page_paths import index_keys
@@ -14,6 +13,7 @@ from sglang_lsm.eviction.places import pack_place
 from sglang_lsm.format import encode_index_value
 from sglang_lsm.keycodec import GROUP_PAGES, HEAD_BYTES, ROOT_ANCHOR
 from sglang_lsm.pages import Location
+from sglang_lsm.stored_rows import GHOST
 from support.catalog_bench import (
     NAMESPACES,
     ancestors,

@@ -13,6 +13,7 @@ from sglang_lsm.eviction.places import MAX_LENGTH_BYTES
 from sglang_lsm.fs import LocalFileSystem
 from sglang_lsm.index.healing import RETRY_INTERVAL_S
 from sglang_lsm.index.rocks import RocksIndex
+from sglang_lsm.keycodec import encode
 from sglang_lsm.store import Store
 from support.page_maker import (
     SEGMENT_BYTES,
@@ -147,6 +148,18 @@ def test_fingerprints_are_kept_in_full(directory):
     store = Store.open(directory, small_config())
     assert store.fingerprints() == {each.namespace: each.to_json() for each in known}
     store.close()
+
+
+def test_a_listing_shows_a_subtree_with_its_sizes_and_stops_where_it_shall(store):
+    namespace = store.register(fingerprint())
+    long, other = path_of(namespace, range(70)), path_of(namespace, ["other"])
+    store.put_batch(long, pages_of(long, PIECES))
+    store.put_batch(other, pages_of(other, PIECES))
+    below = store.list_subtree(path_of(namespace, range(60)), max_pages=100)
+    assert [page.key for page in below] == list(encode(replace(long, start=59)))
+    assert {page.num_bytes for page in below} == {sum(PIECES)}
+    assert len(store.list_subtree(path_of(namespace, range(60)), max_pages=4)) == 4
+    assert len(store.list_subtree(path_of(namespace, []), max_pages=100)) == 71
 
 
 def test_delete_subtree_forgets_what_is_below_and_only_that(store):

@@ -28,7 +28,7 @@ LAYERS = (
     {"errors", "config", "pages"},
     {"keycodec", "format", "fs", "gate", "observability", "periodic"},
     {"index", "tensorlog", "eviction"},
-    {"directory", "catalog", "catalog_loader"},
+    {"directory", "catalog", "catalog_loader", "stored_rows"},
     {"merge", "room"},
     {"store", "survey"},
     {"controller", "services"},

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NewType, TypeAlias
+from typing import NamedTuple, NewType, TypeAlias
 
 NamespaceId = NewType("NamespaceId", bytes)
 """First 8 bytes of the SHA-256 of a fingerprint; every key of the index starts with one."""
@@ -81,6 +81,14 @@ class PagePath:
     def num_pages(self) -> int:
         """How many pages the call is about."""
         return len(self.hashes) - self.start
+
+
+class StoredPage(NamedTuple):
+    """A page as a listing shows it."""
+
+    key: bytes
+    """See `keycodec`: it spells the radix path."""
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

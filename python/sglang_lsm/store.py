@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 from sglang_lsm import format, keycodec
@@ -46,7 +47,14 @@ from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.merge import Merger
 from sglang_lsm.observability.counters import Counters, StoreStats
-from sglang_lsm.pages import Fingerprint, Location, NamespaceId, PageBuffer, PagePath
+from sglang_lsm.pages import (
+    Fingerprint,
+    Location,
+    NamespaceId,
+    PageBuffer,
+    PagePath,
+    StoredPage,
+)
 from sglang_lsm.periodic import Periodic
 from sglang_lsm.room import Room
 from sglang_lsm.tensorlog.log import TensorLog
@@ -256,10 +264,9 @@ class Store:
     def delete_subtree(self, path: PagePath) -> int:
         """Forget the last page of `path` and everything stored below it; return how many pages.
 
-        Pages behind a group's end that is not stored itself are not reached: the index spells a
-        path in groups, and only that page leads from one to the next.
-
-        Cost: one range of the index for each group of the subtree, and a few us a page.
+        Cost: one range of the index for each group of the subtree, one pass over the page table,
+        and a few us a page. Until the page table is complete (after kill -9), pages behind a
+        group's end that is not stored itself are not reached.
 
         Raises:
             UnavailableError, ClosedError.
@@ -267,6 +274,23 @@ class Store:
         last = PagePath(path.namespace, path.hashes, len(path.hashes) - 1)
         with self._gate.entered():
             return self._catalog.forget_ranges(keycodec.encode(last))
+
+    def list_subtree(self, path: PagePath, *, max_pages: int) -> list[StoredPage]:
+        """Return the last page of `path` and what is stored below it, `max_pages` at most.
+
+        A path without pages lists its whole namespace. Parents come before their extensions inside
+        each group of 64 pages. Reads the index alone.
+
+        Raises:
+            UnavailableError, ClosedError.
+        """
+        last = PagePath(path.namespace, path.hashes, max(0, len(path.hashes) - 1))
+        prefixes = list(keycodec.encode(last)) or [path.namespace]
+        with self._gate.entered():
+            return [
+                StoredPage(key, format.decode_index_value(value).length)
+                for key, value in islice(self._catalog.below(prefixes), max_pages)
+            ]
 
     def touch(self, path: PagePath) -> None:
         """Note that a request used the pages of `path` from the root to its end, in any tier.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sglang_lsm import format
 from sglang_lsm.errors import StoreError
-from sglang_lsm.keycodec import DIGEST_BYTES, GROUP_PAGES, encode
+from sglang_lsm.keycodec import DIGEST_BYTES, encode
 from sglang_lsm.pages import NamespaceId, PageHash, PagePath
 from sglang_lsm.store import Store
 
@@ -137,17 +137,19 @@ class StoreModel:
     def delete_subtree(self, namespace: NamespaceId, tokens: Tokens) -> None:
         """Delete a page and all below; none of them is found afterwards."""
         below = {p for p in self.present if p[0] == namespace and p[1][: len(tokens)] == tokens}
-        reached = {page for page in below if self._is_reached(page, tokens)}
         self._forget(below)
         twin = twin_of((namespace, tokens))
         if twin is not None:
             # One key stands for both, and so does one subtree.
             self._forget(p for p in set(self.present)
                          if p[0] == namespace and p[1][: len(tokens)] == twin[1])  # fmt: skip
+        path = PagePath(namespace, hashes_of(tokens))
+        listed = self.store.list_subtree(path, max_pages=1 << 20)
+        assert {_key(page) for page in below} <= {page.key for page in listed}
         with self._on_purpose():
-            num_deleted = self.store.delete_subtree(PagePath(namespace, hashes_of(tokens)))
-        assert num_deleted >= len(reached)
-        assert not any(self._is_found(page) for page in reached)
+            num_deleted = self.store.delete_subtree(path)
+        assert num_deleted == len(listed)
+        assert not any(self._is_found(page) for page in below)
 
     def clear(self, namespace: NamespaceId) -> None:
         """Forget a namespace; nothing of it is found afterwards."""
@@ -196,8 +198,7 @@ class StoreModel:
 
     def damage(self, page: Page) -> None:
         """Flip a bit in every copy of a page that lies in the log."""
-        namespace, tokens = page
-        (key,) = encode(PagePath(namespace, hashes_of(tokens), len(tokens) - 1))
+        key = _key(page)
         for path, inode in self.disk.files(SEGMENTS).items():
             for image in (inode.current, inode.synced):
                 for offset in _offsets_of(key, bytes(image.data), int(path.stem, 16)):
@@ -261,13 +262,6 @@ class StoreModel:
         namespace, tokens = page
         return self.store.probe(PagePath(namespace, hashes_of(tokens), len(tokens) - 1)) == 1
 
-    def _is_reached(self, page: Page, root: Tokens) -> bool:
-        """Return whether `page` hangs below `root` by stored pages, as far as group cuts go."""
-        namespace, tokens = page
-        first_cut = -(-len(root) // GROUP_PAGES) * GROUP_PAGES
-        cuts = range(first_cut, len(tokens), GROUP_PAGES)
-        return all((namespace, tokens[:cut]) in self.present for cut in cuts if cut)
-
     def _num_present(self, namespace: NamespaceId, tokens: Tokens, start: int) -> int:
         num_pages = 0
         while start + num_pages < len(tokens):
@@ -280,6 +274,11 @@ class StoreModel:
         gone = set(pages)
         self.present -= gone
         self.durable -= gone
+
+
+def _key(page: Page) -> bytes:
+    namespace, tokens = page
+    return next(encode(PagePath(namespace, hashes_of(tokens), len(tokens) - 1)))
 
 
 def _offsets_of(key: bytes, content: bytes, segment_id: int) -> Iterable[int]:

@@ -1,0 +1,189 @@
+"""The rows of stored pages: the page table with its evictor, ghosts, and pages by segment.
+
+A page whose parent is not stored (children may reach the disk first) hangs on *ghosts*: rows that
+have no bytes. They hold a path together, are filled when the parent comes, and go with the last
+page below them.
+
+Touches neither index nor log. Needs the lock of the catalog.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang_lsm import format, keycodec
+from sglang_lsm.eviction.evictor import Evictor
+from sglang_lsm.eviction.page_paths import index_keys
+from sglang_lsm.eviction.page_table import PageTable
+from sglang_lsm.eviction.places import length_units, offset_units, pack_place, segment_ids
+from sglang_lsm.eviction.policy import EvictionConfig
+from sglang_lsm.eviction.reuse_model import ReuseModel
+from sglang_lsm.eviction.row_index import EMPTY, Rows
+from sglang_lsm.pages import NAMESPACE_BYTES, Location, NamespaceId, PagePath
+
+GHOST = 0
+"""Place of a row without bytes; segment 0 does not exist."""
+
+
+class Entered(NamedTuple):
+    """What became of pages that were given rows."""
+
+    has_row: list[bool]
+    """Of the pages, in the caller's order. One without a row could never be evicted."""
+    replaced: list[Location]
+    """Places of the same pages that nothing refers to any more."""
+
+
+class StoredRows:
+    """The page table of one store, and what it needs to stay true."""
+
+    def __init__(self, *, recency_only: bool) -> None:
+        """Begin without a page.
+
+        Args:
+            recency_only: evict by last access alone; otherwise the table learns what is reused.
+        """
+        self._recency_only = recency_only
+        self.num_live: dict[int, int] = {}
+        """Stored pages by segment."""
+        self.reset(PageTable(), now=0)
+
+    def reset(self, table: PageTable, now: int) -> None:
+        """Go on with another table, as of a logical time."""
+        model = None if self._recency_only else ReuseModel()
+        self.table = table
+        self.evictor = Evictor(table, EvictionConfig(), model, now)
+
+    def count_all(self) -> None:
+        """Count the pages of each segment anew."""
+        rows = self.table.live_rows()
+        segments, counts = np.unique(segment_ids(self.table.place[rows]), return_counts=True)
+        self.num_live = dict(zip(segments.tolist(), counts.tolist(), strict=True))
+        self.num_live.pop(GHOST, None)
+
+    def enter(
+        self, path: PagePath, indices: Sequence[int], locations: Sequence[Location]
+    ) -> Entered:
+        """Give pages their rows, those before them too where they have none.
+
+        Args:
+            indices: of the pages within the call of `path`, ascending.
+            locations: where each of them lies.
+        """
+        table = self.table
+        root = table.root(path.namespace)
+        hashes = path.hashes[: path.start + indices[-1] + 1]
+        at = path.start + np.asarray(indices)
+        places = np.full(len(hashes), GHOST, np.uint64)
+        places[at] = [place_of(location) for location in locations]
+        table_keys = table.keys(root, hashes)
+        num_old = len(table.lookup(root, table_keys))
+        if num_old < len(hashes):
+            # Of a path that is cut short by a shared digest, ghosts may be left at the end.
+            self.prune(self.evictor.insert(root, hashes, num_old, places[num_old:])[-1:])
+        rows = table.lookup(root, table_keys)
+        entered = at < len(rows)
+        # Rows that were there before: ghosts that are filled now, pages stored once more, or pages
+        # that a scan met already.
+        before = at[at < num_old]
+        before = before[table.place[rows[before]] != places[before]]
+        replaced = self.locations(rows[before][table.place[rows[before]] != GHOST])
+        table.relocate(rows[before], places[before])
+        new = np.append(before, at[(at >= num_old) & entered])
+        self.count(self.locations(rows[new]), +1)
+        self.count(replaced, -1)
+        return Entered([bool(ok) for ok in entered], replaced)
+
+    def lose(self, keys: Sequence[bytes], locations: Sequence[Location]) -> None:
+        """Make ghosts of the rows of pages that are gone; of those that have one."""
+        rows = self.find(keys, locations)
+        known = rows != EMPTY
+        self.count([at for at, ok in zip(locations, known, strict=True) if ok], -1)
+        self.empty(rows[known])
+
+    def move(self, moved: Sequence[tuple[bytes, Location, Location]]) -> None:
+        """Note the new places of pages: key, old place, new place."""
+        rows = self.find([key for key, _, _ in moved], [old for _, old, _ in moved])
+        known = np.flatnonzero(rows != EMPTY).tolist()
+        places = np.array([place_of(new) for _, _, new in moved], np.uint64)
+        self.table.relocate(rows[known], places[known])
+        self.count([moved[i][1] for i in known], -1)
+        self.count([moved[i][2] for i in known], +1)
+
+    def find(self, keys: Sequence[bytes], locations: Sequence[Location]) -> Rows:
+        """Return the row of each page, EMPTY where the table has none with this place."""
+        rows = np.full(len(keys), EMPTY, np.int32)
+        by_namespace: dict[NamespaceId, list[int]] = {}
+        for i, key in enumerate(keys):
+            by_namespace.setdefault(NamespaceId(key[:NAMESPACE_BYTES]), []).append(i)
+        for namespace, which in by_namespace.items():
+            root = self.table.root(namespace)
+            found = self.table.find(
+                self.table.keys(root, [keys[i][-keycodec.DIGEST_BYTES :] for i in which])
+            )
+            places = np.array([place_of(locations[i]) for i in which], np.uint64)
+            ours = (found != EMPTY) & (self.table.place[found] == places)
+            rows[which] = np.where(ours, found, np.int32(EMPTY))
+        return rows
+
+    def of_segment(self, segment_id: int) -> Rows:
+        """Return the rows of the pages that lie in a segment."""
+        rows = self.table.live_rows()
+        found: Rows = rows[segment_ids(self.table.place[rows]) == segment_id]
+        return found
+
+    def ghost_group_ends(self) -> list[bytes]:
+        """Return the keys of pages that are not stored, and whose extensions open a new group.
+
+        Cost: one pass over the places of all rows, and a walk up from each ghost.
+        """
+        rows = self.table.live_rows()
+        ghosts = rows[self.table.place[rows] == GHOST]
+        return [key for key in index_keys(self.table, ghosts) if keycodec.extends_group(key)]
+
+    def empty(self, rows: Rows) -> None:
+        """Make ghosts of rows whose bytes are gone, and remove those that nothing hangs on."""
+        self.table.relocate(rows, np.full(len(rows), GHOST, np.uint64))
+        self.prune(rows)
+
+    def remove(self, rows: Rows) -> None:
+        """Remove rows that come with all their extensions, and ghosts left without any."""
+        parents = np.unique(self.table.parent[rows])
+        self.evictor.remove(rows)
+        self.prune(parents[~np.isin(parents, rows)])
+
+    def prune(self, rows: Rows) -> None:
+        """Remove those of `rows` that are ghosts without extensions, and so on upwards."""
+        rows = np.unique(rows[rows >= 0])
+        while rows.size:
+            leaves = (self.table.place[rows] == GHOST) & (self.table.num_children(rows) == 0)
+            rows = rows[leaves]
+            parents = np.unique(self.table.parent[rows])
+            self.evictor.remove(rows)
+            rows = parents[parents >= 0]
+
+    def locations(self, rows: Rows) -> list[Location]:
+        """Return where the bytes of rows lie, whole blocks; checksum and hash are not known."""
+        places = self.table.place[rows]
+        block = format.BLOCK_BYTES
+        columns: tuple[NDArray[np.int64], ...] = (
+            segment_ids(places), offset_units(places) * block, length_units(places) * block,
+        )  # fmt: skip
+        return [
+            Location(segment_id, offset, length, 0, b"")
+            for segment_id, offset, length in zip(*(c.tolist() for c in columns), strict=True)
+        ]
+
+    def count(self, locations: Sequence[Location], change: int) -> None:
+        """Note that pages came to their segments (+1) or left them (-1)."""
+        for at in locations:
+            num_live = self.num_live.pop(at.segment_id, 0) + change
+            if num_live:
+                self.num_live[at.segment_id] = num_live
+
+
+def place_of(location: Location) -> int:
+    """Return a location as the page table keeps it."""
+    return pack_place(location.segment_id, location.offset, location.length)
