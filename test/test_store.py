@@ -2,10 +2,14 @@
 
 import mmap
 import shutil
+import tempfile
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sglang_lsm.config import MIB, IndexConfig, StoreConfig
 from sglang_lsm.directory import check_directory
 from sglang_lsm.errors import ClosedError, ConfigError, StoreError, UnavailableError
@@ -14,6 +18,7 @@ from sglang_lsm.fs import LocalFileSystem
 from sglang_lsm.index.healing import RETRY_INTERVAL_S
 from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.keycodec import encode
+from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.store import Store
 from support.page_maker import (
     SEGMENT_BYTES,
@@ -427,3 +432,109 @@ def test_without_checksums_a_page_is_still_told_from_another_of_the_same_digest(
     assert read(store, path) == contents(path)
     assert read(store, twin) == contents(path)[:2]
     store.close()
+
+
+LIVE_CHANGES = st.fixed_dictionaries(
+    {
+        "io_mode": st.sampled_from(["auto", "buffered", "direct"]),
+        "io_bytes": st.sampled_from([4096, 16384, 4 << 20]),
+        "reader_threads": st.integers(1, 5),
+        "merge_bytes_per_s": st.sampled_from([0, MIB]),
+    }
+)
+
+
+@settings(max_examples=8)
+@given(st.lists(LIVE_CHANGES, min_size=1, max_size=4))
+def test_settings_that_change_while_it_is_open_change_no_page(changes):
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(Path(folder) / "store", small_config(8))
+        namespace = store.register(fingerprint())
+        for number, change in enumerate(changes):
+            store.tune(replace(store.config, log=replace(store.config.log, **change)))
+            path = path_of(namespace, [number, *range(20)])
+            store.put_batch(path, aligned_pages(path, PIECES))
+            for earlier in range(number + 1):
+                path = path_of(namespace, [earlier, *range(20)])
+                assert read(store, path) == contents(path)
+        store.close()
+
+
+def test_calls_under_way_survive_a_change_of_threads(store):
+    namespace = store.register(fingerprint())
+    path = path_of(namespace, range(60))
+    store.put_batch(path, pages_of(path, PIECES))
+    stop, wrong = threading.Event(), []
+
+    def reads():
+        while not stop.is_set():
+            if read(store, path) != contents(path):
+                wrong.append(path)
+
+    readers = [threading.Thread(target=reads) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for number in range(60):
+        log = replace(store.config.log, reader_threads=1 + number % 5, io_bytes=8192)
+        store.tune(replace(store.config, log=log))
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+
+
+def test_the_index_takes_settings_while_it_is_open(store):
+    index = replace(store.config.index, size_ratio=4, level0_trigger=2, memtable_bytes=8 * MIB)
+    store.tune(replace(store.config, index=index))
+    path = path_of(store.register(fingerprint()), range(30))
+    store.put_batch(path, pages_of(path, PIECES))
+    assert store.probe(path) == 30
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: replace(config, quota_bytes=2 * config.quota_bytes),
+        lambda config: replace(config, log=replace(config.log, durability="batch")),
+        lambda config: replace(config, index=replace(config.index, bloom_bits_per_key=3)),
+    ],
+)
+def test_a_setting_that_needs_a_restart_is_refused(store, change):
+    before = store.config
+    with pytest.raises(ConfigError, match="cannot change"):
+        store.tune(change(before))
+    assert store.config == before
+
+
+def test_with_admission_second_a_page_is_written_when_it_is_offered_again(store):
+    store.tune(replace(store.config, admission="second"))
+    path = path_of(store.register(fingerprint()), range(10))
+    assert store.put_batch(path, pages_of(path, PIECES))
+    assert store.probe(path) == 0
+    assert store.stats().pages_refused == 10
+    assert store.put_batch(path, pages_of(path, PIECES))
+    assert read(store, path) == contents(path)
+    assert store.stats().bytes_offered_again == 10 * sum(PIECES)
+
+
+def test_a_watched_store_tells_what_it_read_and_wrote(store):
+    trace = AccessTrace()
+    store.watch(trace)
+    path = path_of(store.register(fingerprint()), range(40))
+    store.put_batch(path, pages_of(path, PIECES))
+    read(store, path)
+    written, got = trace.drain()
+    assert (written.is_write, got.is_write) == (True, False)
+    assert written.num_pages == got.num_pages == 40
+    assert written.sampled == got.sampled
+    assert written.page_bytes == sum(PIECES)
+
+
+def test_times_and_calls_are_counted(store):
+    path = path_of(store.register(fingerprint()), range(10))
+    store.put_batch(path, pages_of(path, PIECES))
+    read(store, path)
+    stats = store.stats()
+    assert (stats.puts, stats.gets, stats.extents_got) == (1, 1, 1)
+    assert stats.write_s > 0
+    assert stats.read_s > 0

@@ -29,7 +29,7 @@ LAYERS = (
     {"keycodec", "format", "fs", "gate", "observability", "periodic"},
     {"index", "tensorlog", "eviction"},
     {"directory", "catalog", "catalog_loader", "stored_rows"},
-    {"merge", "room"},
+    {"admission", "merge", "room"},
     {"store", "survey"},
     {"controller", "services"},
     {"cli"},

@@ -15,6 +15,8 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 IoMode = Literal["auto", "buffered", "direct"]
 Durability = Literal["none", "interval", "batch"]
 Eviction = Literal["reuse", "lru"]
+Admission = Literal["first", "second"]
+Tuning = Literal["auto", "off", "observe"]
 
 _SIZE_UNITS = {
     "": 1, "B": 1,
@@ -126,6 +128,9 @@ class StoreConfig:
     eviction: Eviction = "reuse"
     """`reuse` learns which pages come back, and lets those go that are worth least for their room;
     `lru` goes by the last use alone. Both let a page go only after what extends it."""
+    admission: Admission = "first"
+    """When a page offered is stored. `second` writes it when it is offered again: nothing for what
+    nobody asks for twice, and each page that is asked for again is computed once more."""
     log: LogConfig = field(default_factory=LogConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
 
@@ -141,6 +146,24 @@ class StoreConfig:
             f"quota_bytes must hold at least 4 segments of {self.log.segment_bytes} bytes",
             self.quota_bytes,
         )
+
+
+LIVE_LOG_SETTINGS = ("io_mode", "io_bytes", "reader_threads", "merge_bytes_per_s")
+LIVE_INDEX_SETTINGS = ("memtable_bytes", "block_cache_bytes", "size_ratio", "level0_trigger")
+"""Settings that an open store can change; of `StoreConfig` itself, `admission`."""
+
+
+def require_live(old: StoreConfig, new: StoreConfig) -> None:
+    """Raise ConfigError if `new` differs from `old` in a setting that needs a restart."""
+    log = {name: getattr(old.log, name) for name in LIVE_LOG_SETTINGS}
+    index = {name: getattr(old.index, name) for name in LIVE_INDEX_SETTINGS}
+    rest = dataclasses.replace(
+        new,
+        admission=old.admission,
+        log=dataclasses.replace(new.log, **log),
+        index=dataclasses.replace(new.index, **index),
+    )
+    _require(rest == old, "a setting that differs cannot change while the store is open", rest)
 
 
 def parse_size(text: str, *, of_bytes: int) -> int:

@@ -24,8 +24,9 @@ from itertools import islice
 from pathlib import Path
 
 from sglang_lsm import format, keycodec
+from sglang_lsm.admission import Doorkeeper
 from sglang_lsm.catalog import Catalog
-from sglang_lsm.config import StoreConfig
+from sglang_lsm.config import StoreConfig, require_live
 from sglang_lsm.directory import (
     DAMAGED_NAME,
     LOG_NAME,
@@ -46,6 +47,7 @@ from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.merge import Merger
+from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.observability.counters import Counters, StoreStats
 from sglang_lsm.pages import (
     Fingerprint,
@@ -101,6 +103,8 @@ class Store:
             self._merger = Merger(
                 self._index, self._log, self._catalog, io_bytes=config.log.io_bytes
             )
+            self._doorkeeper = Doorkeeper()
+            self._trace: AccessTrace | None = None
             self._room = Room(self._catalog, self._log, fs, directory, config)
             is_rebuilt = self._index.get_meta(META_COMPLETE) is None
             if is_rebuilt:
@@ -209,7 +213,8 @@ class Store:
         keys = list(keycodec.encode(path))
         try:
             with self._gate.entered():
-                missing = self._missing(path, keys)
+                started_s = time.perf_counter()
+                missing = self._admitted(path, self._missing(path, keys), pages)
                 if missing and not self._append(path, keys, pages, missing, still_valid):
                     return False
         except StoreError:
@@ -219,6 +224,8 @@ class Store:
             pages_put=len(missing),
             bytes_put=sum(page_bytes(pages[i]) for i in missing),
             pages_skipped=len(keys) - len(missing),
+            puts=1 if missing else 0,
+            write_s=time.perf_counter() - started_s,
         )
         return True
 
@@ -249,8 +256,10 @@ class Store:
                 len(locations),
             )
             locations = locations[:num_fitting]
+            started_s = time.perf_counter()
             result = self._log.read(keys[:num_fitting], locations, out[:num_fitting])
             num_damaged = self._forget(keys, locations, result.damaged)
+            read_s = time.perf_counter() - started_s
             num_pages = next((i for i, ok in enumerate(result.intact) if not ok), num_fitting)
             if num_pages:
                 self._note_read(path, locations[:num_pages])
@@ -258,6 +267,8 @@ class Store:
             pages_got=num_pages,
             bytes_got=sum(at.length for at in locations[:num_pages]),
             pages_damaged=num_damaged,
+            gets=1 if num_pages else 0,
+            read_s=read_s,
         )
         return num_pages
 
@@ -320,6 +331,28 @@ class Store:
         stats.allocated_bytes = self._log.allocated_bytes()
         stats.quota_bytes = self.config.quota_bytes
         return stats
+
+    def tune(self, config: StoreConfig) -> None:
+        """Go on with `config`, which differs in live settings only (`config.require_live`).
+
+        Calls under way end as they began; no page is moved. A `log.merge_bytes_per_s` takes effect
+        unless the store was opened with 0.
+
+        Raises:
+            ConfigError: it differs in a setting that needs a restart; nothing was changed.
+            UnavailableError: the index failed; nothing was changed.
+            ClosedError.
+        """
+        require_live(self.config, config)
+        with self._gate.entered():
+            if config.index != self.config.index:
+                self._index.tune(config.index)
+            self._log.tune(config.log)
+            self.config = config
+
+    def watch(self, trace: AccessTrace | None) -> None:
+        """Note a sample of the pages read and written in `trace` from now on."""
+        self._trace = trace
 
     def sync(self) -> None:
         """Make every put so far durable against power loss.
@@ -432,6 +465,21 @@ class Store:
             missing.append(i)
         return missing
 
+    def _admitted(
+        self, path: PagePath, missing: Sequence[int], pages: Sequence[PageBuffer]
+    ) -> Sequence[int]:
+        """Return those of the missing pages of a call that are to be written."""
+        known = self._doorkeeper.enter([path.hashes[path.start + i] for i in missing])
+        again = [i for i, is_known in zip(missing, known, strict=True) if is_known]
+        self._counters.add(bytes_offered_again=sum(page_bytes(pages[i]) for i in again))
+        if self.config.admission == "first" or len(again) == len(missing):
+            return missing
+        refused = sum(page_bytes(pages[i]) for i in missing) - sum(
+            page_bytes(pages[i]) for i in again
+        )
+        self._counters.add(pages_refused=len(missing) - len(again), bytes_refused=refused)
+        return again
+
     def _append(
         self,
         path: PagePath,
@@ -454,6 +502,9 @@ class Store:
             if locations is None:
                 return False
             num_kept = self._catalog.record(path, missing, locations)
+        if self._trace is not None:
+            stored = [path.hashes[path.start + i] for i in missing]
+            self._trace.note(stored, locations[0].length, is_write=True)
         self._counters.add(pages_evicted=len(missing) - num_kept)
         if self.config.log.durability == "batch":
             self._index.sync()
@@ -473,8 +524,11 @@ class Store:
     def _merge(self) -> None:
         """Merge what was read scattered; on the thread that does so now and then."""
         limit = int(self.config.log.merge_bytes_per_s * _MERGE_INTERVAL_S)
+        started_s = time.perf_counter()
         with self._gate.entered():
-            self._counters.add(bytes_merged=self._merger.run(limit))
+            num_bytes = self._merger.run(limit)
+        if num_bytes:
+            self._counters.add(bytes_merged=num_bytes, merge_s=time.perf_counter() - started_s)
 
     def _mark_index_damaged(self) -> None:
         """See to it that the next start rebuilds the index from the log.
@@ -496,8 +550,15 @@ class Store:
     def _note_read(self, path: PagePath, locations: Sequence[Location]) -> None:
         end = path.start + len(locations)
         self._catalog.touch(PagePath(path.namespace, path.hashes[:end]))
-        if self.config.log.merge_bytes_per_s:
-            self._merger.notice(PagePath(path.namespace, path.hashes[:end], path.start), locations)
+        part = PagePath(path.namespace, path.hashes[:end], path.start)
+        remember = self.config.log.merge_bytes_per_s > 0
+        layout = self._merger.notice(part, locations, remember=remember)
+        self._counters.add(extents_got=layout.num_extents)
+        if layout.is_scattered:
+            num_bytes = sum(at.length for at in locations)
+            self._counters.add(bytes_scattered=num_bytes, extents_scattered=layout.num_extents)
+        if self._trace is not None:
+            self._trace.note(path.hashes[path.start : end], locations[0].length, is_write=False)
 
     def _rebuild_index(self) -> None:
         """Fill a new index from the batch headers of the log; later batches win.

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from sglang_lsm.config import IndexConfig
 from sglang_lsm.errors import UnavailableError
 from sglang_lsm.index.healing import RETRY_INTERVAL_S, HealingIndex
 from support.fake_index import FakeIndex, FakeIndexDisk
@@ -83,3 +84,16 @@ def test_waits_for_a_scan_before_it_replaces_the_index():
     writer.join()
     assert opener.num_opened == 2
     assert index.get([b"c"]) == [b"3"]
+
+
+def test_settings_given_meanwhile_hold_after_it_is_opened_anew():
+    opener, wanted = Opener(), IndexConfig(size_ratio=3)
+    index = opener.healing()
+    index.tune(wanted)
+    opener.disk.failing = True
+    with pytest.raises(UnavailableError):
+        index.put([(b"a", b"1")])
+    opener.disk.failing, opener.disk.tuned = False, None
+    opener.now_s += RETRY_INTERVAL_S
+    index.put([(b"a", b"1")])
+    assert opener.disk.tuned == wanted

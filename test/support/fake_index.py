@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sglang_lsm.config import IndexConfig
 from sglang_lsm.errors import CorruptionError, UnavailableError
 from sglang_lsm.keycodec import range_end
 
@@ -38,6 +39,7 @@ class FakeIndexDisk:
         self.before_write = before_write
         self.failing = False
         self.damaged = False
+        self.tuned: IndexConfig | None = None
         self.num_deleted = 0
         """Keys deleted so far, in all writes."""
         self.current, self.synced = Tables(), Tables()
@@ -113,6 +115,11 @@ class FakeIndex:
         with self._disk.mutex:
             found = _between(self._tables().meta, prefix, range_end(prefix))
         yield from found
+
+    def tune(self, config: IndexConfig) -> None:
+        with self._disk.mutex:
+            self._tables()
+            self._disk.tuned = config
 
     def sync(self) -> None:
         with self._disk.mutex:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from sglang_lsm.config import IndexConfig
 from sglang_lsm.errors import CorruptionError, StoreError, UnavailableError
 from sglang_lsm.index.page_index import PageIndex
 
@@ -42,6 +43,7 @@ class HealingIndex:
         self._num_users = 0
         self._is_replacing = False
         self._failed_at_s: float | None = None
+        self._tuned: IndexConfig | None = None
         self._index: PageIndex | None = open_index()
 
     def walk(self, keys: Iterable[bytes]) -> list[bytes]:
@@ -83,6 +85,12 @@ class HealingIndex:
         """See PageIndex."""
         with self._reading() as index:
             yield from index.scan_meta(prefix)
+
+    def tune(self, config: IndexConfig) -> None:
+        """See PageIndex. The settings outlive a replacement of the index."""
+        with self._reading() as index:
+            index.tune(config)
+        self._tuned = config
 
     def sync(self) -> None:
         """See PageIndex."""
@@ -145,6 +153,8 @@ class HealingIndex:
         if old is not None:
             _close_quietly(old)
         self._index = self._open_index()
+        if self._tuned is not None:
+            self._index.tune(self._tuned)
         self._failed_at_s = None
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from sglang_lsm.config import IndexConfig
+
 
 class PageIndex(Protocol):
     """An ordered map from page keys to index values, crash-consistent. Thread-safe.
@@ -34,6 +36,9 @@ class PageIndex(Protocol):
 
     def scan_meta(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield the facts whose key starts with `prefix`."""
+
+    def tune(self, config: IndexConfig) -> None:
+        """Apply the settings that can change while the index is open."""
 
     def sync(self) -> None:
         """Make everything written so far durable."""

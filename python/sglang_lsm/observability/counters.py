@@ -25,6 +25,25 @@ class StoreStats:
     """Copied to restore the adjacency of scattered prefixes."""
     puts_failed: int = 0
     """Calls of put_batch that raised."""
+    puts: int = 0
+    """Calls that had pages to write."""
+    gets: int = 0
+    """Calls that returned pages."""
+    bytes_offered_again: int = 0
+    """Of pages to write, those offered before: evicted since, or refused."""
+    pages_refused: int = 0
+    bytes_refused: int = 0
+    """Not written because they were offered for the first time."""
+    extents_got: int = 0
+    """Runs of neighbours on disk that gets were made of."""
+    bytes_scattered: int = 0
+    """Of gets that were made of too many runs, see `merge`."""
+    extents_scattered: int = 0
+    read_s: float = 0.0
+    """Time of gets in the log, waiting for others included."""
+    write_s: float = 0.0
+    """Time of puts in log and index."""
+    merge_s: float = 0.0
     num_pages: int = 0
     num_segments: int = 0
     allocated_bytes: int = 0
@@ -38,7 +57,7 @@ class Counters:
         self._lock = threading.Lock()
         self._totals = StoreStats()
 
-    def add(self, **amounts: int) -> None:
+    def add(self, **amounts: float) -> None:
         """Add to the counters named."""
         with self._lock:
             for name, amount in amounts.items():

@@ -10,8 +10,9 @@ import mmap
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec
 
 from sglang_lsm import format
 from sglang_lsm.config import LogConfig
@@ -29,6 +30,8 @@ from sglang_lsm.tensorlog.transfer import (
 )
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 _TRIAL_NAME = "punch-trial"
 
@@ -85,19 +88,38 @@ class TensorLog:
         """Segments that were written since they were last synced, sealed ones included."""
         self._tail: Segment | None = None
         self._next_id = first_id
-        self._pool = ThreadPoolExecutor(config.reader_threads, thread_name_prefix="kv-storage-io")
+        self._pool_lock = threading.Lock()
+        self._pool = _new_pool(config)
         fs.make_dir(directory)
-        self.can_punch, can_direct = self._try_file_system()
+        self.can_punch, self._can_direct = self._try_file_system()
         """Whether the file system gives single pages back; if not, whole segments have to go."""
-        if config.io_mode == "direct" and not can_direct:
+        if config.io_mode == "direct" and not self._can_direct:
             logger.warning(
                 "the file system takes no O_DIRECT; going on buffered. path=%s", directory
             )
         if config.unsafe_skip_checksums:
             logger.warning("pages are handed out without a check. path=%s", directory)
-        self._write_direct = config.io_mode != "buffered" and can_direct
-        self._read_direct = config.io_mode == "direct" and can_direct
+        self._choose_modes()
         self._open_segments()
+
+    def tune(self, config: LogConfig) -> None:
+        """Move pages by the I/O mode, bytes a call and threads of `config` from now on.
+
+        Calls under way end as they began. The other settings stay.
+        """
+        with self._pool_lock:
+            if config.reader_threads != self._config.reader_threads:
+                old, self._pool = self._pool, _new_pool(config)
+                # What was submitted is still run.
+                old.shutdown(wait=False)
+            self._config = replace(
+                self._config,
+                io_mode=config.io_mode,
+                io_bytes=config.io_bytes,
+                reader_threads=config.reader_threads,
+            )
+        self._choose_modes()
+        self._choose_reads()
 
     def _try_file_system(self) -> tuple[bool, bool]:
         """Return whether the file system punches holes, and whether it takes O_DIRECT."""
@@ -147,6 +169,10 @@ class TensorLog:
         if self._segments:
             self._trim(self._segments[max(self._segments)])
         self._choose_reads()
+
+    def _choose_modes(self) -> None:
+        self._write_direct = self._config.io_mode != "buffered" and self._can_direct
+        self._read_direct = self._config.io_mode == "direct" and self._can_direct
 
     def _choose_reads(self) -> None:
         """Under `auto`, read around the page cache once it cannot hold much of the log."""
@@ -418,7 +444,7 @@ class TensorLog:
         io_bytes = self._config.io_bytes if direct else self._config.segment_bytes
         transfers = plan_transfers(unsealed, io_bytes=io_bytes)
         writes = [
-            self._pool.submit(
+            self._submit(
                 place.segment.write,
                 gather_write(pages[i] for i in transfer.indices),
                 transfer.offset,
@@ -476,12 +502,21 @@ class TensorLog:
                 logger.warning("cannot read pages, counted as misses. reason=%s", error)
                 return None
 
+    def _submit(self, call: Callable[P, None], *args: P.args, **named: P.kwargs) -> Future[None]:
+        # Under the lock, so that the pool is not one that `tune` has just closed.
+        with self._pool_lock:
+            return self._pool.submit(call, *args, **named)
+
     def _run_all(self, jobs: Sequence[Callable[[], None]]) -> None:
         """Run jobs on the pool, the last one here, and wait for all."""
-        others = [self._pool.submit(job) for job in jobs[:-1]]
+        others = [self._submit(job) for job in jobs[:-1]]
         if jobs:
             jobs[-1]()
         _raise_first(others)
+
+
+def _new_pool(config: LogConfig) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(config.reader_threads, thread_name_prefix="kv-storage-io")
 
 
 def _num_fitting(keys: Sequence[bytes], lengths: Sequence[int], room: int) -> int:
