@@ -61,8 +61,9 @@ def full_plan(memory_limit_bytes: int) -> Plan:
     sizes = (64 * KIB, 256 * KIB, MIB, 2 * MIB)
     cells = [
         Cell(page_bytes=size, batch_pages=batch, set_bytes=set_bytes, phase_s=0.8)
+        # The batch that the promises are about comes first, should time run out.
+        for batch, set_bytes in ((32, 256 * MIB), (1, 64 * MIB), (128, 128 * MIB))
         for size in sizes
-        for batch, set_bytes in ((1, 64 * MIB), (32, 256 * MIB), (128, 128 * MIB))
     ]
     if memory_limit_bytes:
         cells += [

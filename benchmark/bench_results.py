@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmark.harness import table
-from benchmark.publish import engine, hits, lookups, other, space, ttft
+from benchmark.publish import engine, hits, lookups, other, parts, space, starts, ttft
 from benchmark.publish.promises import promise_table, promises
 from benchmark.publish.reports import (
     Loss,
@@ -32,7 +32,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE / "RESULTS.md"
 SECTIONS: tuple[Section, ...] = (
     engine.SECTION,
+    parts.SECTION,
     lookups.SECTION,
+    starts.SECTION,
     space.RECLAIM,
     space.SCATTER,
     hits.SECTION,

@@ -7,6 +7,7 @@ from benchmark.rivals.interface import EvictingRival, Rival, RivalUnavailableErr
 
 __all__ = [
     "RIVALS",
+    "VARIANTS",
     "EvictingRival",
     "Rival",
     "RivalSpec",
@@ -35,14 +36,17 @@ def open_rival(name: str, space: Space) -> Rival:
         KeyError: no rival of that name.
         RivalUnavailableError: it cannot run here.
     """
-    return RIVALS[name].open(space)
+    return (RIVALS.get(name) or VARIANTS[name]).open(space)
 
 
-def _store(io_mode: str) -> Callable[[Space], Rival]:
+def _store(*, io_bytes_is_page: bool = False, **settings: object) -> Callable[[Space], Rival]:
     def opened(space: Space) -> Rival:
+        from sglang_lsm.config import LogConfig
+
         from benchmark.rivals.lsm_store import LsmStore
 
-        return LsmStore(space, io_mode=io_mode)
+        chosen = {"io_bytes": space.page_bytes} if io_bytes_is_page else {}
+        return LsmStore(space, LogConfig(**settings, **chosen))
 
     return opened
 
@@ -105,9 +109,20 @@ def _hash_log(io_mode: str) -> Callable[[Space], Rival]:
 
 
 _SPECS = (
-    RivalSpec("store_auto", "this engine, I/O mode auto, checksums on", _store("auto"), True),
-    RivalSpec("store_buffered", "this engine through the page cache", _store("buffered"), True),
-    RivalSpec("store_direct", "this engine with O_DIRECT", _store("direct"), True),
+    RivalSpec("store_auto", "this engine, I/O mode auto, checksums on", _store(), True),
+    RivalSpec(
+        "store_buffered",
+        "this engine through the page cache",
+        _store(io_mode="buffered"),
+        True,
+    ),
+    RivalSpec("store_direct", "this engine with O_DIRECT", _store(io_mode="direct"), True),
+    RivalSpec(
+        "store_unverified",
+        "this engine, I/O mode auto, checksums not verified",
+        _store(unsafe_skip_checksums=True),
+        True,
+    ),
     RivalSpec("hash_log_buffered", "hash index in memory over the same log", _hash_log("buffered")),
     RivalSpec("hash_log_direct", "hash index in memory over the same log", _hash_log("direct")),
     RivalSpec(
@@ -137,3 +152,17 @@ _SPECS = (
 
 RIVALS: dict[str, RivalSpec] = {spec.name: spec for spec in _SPECS}
 """In the order of the tables."""
+
+VARIANTS: dict[str, RivalSpec] = {
+    spec.name: spec
+    for spec in (
+        RivalSpec(
+            "store_page_calls",
+            "this engine, one system call a page",
+            _store(io_bytes_is_page=True),
+        ),
+        RivalSpec("store_1_reader", "this engine, one reader thread", _store(reader_threads=1)),
+        RivalSpec("store_2_readers", "this engine, two reader threads", _store(reader_threads=2)),
+    )
+}
+"""This engine with one part of it changed, for the ablation."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sglang_lsm.config import IoMode, LogConfig, StoreConfig
+from sglang_lsm.config import LogConfig, StoreConfig
 from sglang_lsm.pages import PageBuffer, PagePath
 from sglang_lsm.store import Store
 
@@ -13,14 +13,14 @@ from benchmark.rivals.interface import Space
 
 
 class LsmStore:
-    """`Store` with its default settings; only the I/O mode is chosen.
+    """`Store` with the settings of the log given, and its defaults for the rest.
 
     The quota leaves room for twice the payload, so that nothing is evicted behind the benchmark.
     """
 
-    def __init__(self, space: Space, *, io_mode: IoMode) -> None:
+    def __init__(self, space: Space, log: LogConfig) -> None:
         # Merging is asked for where it is measured; it would come between reads otherwise.
-        log = LogConfig(io_mode=io_mode, merge_bytes_per_s=0)
+        log = replace(log, merge_bytes_per_s=0)
         quota_bytes = 2 * space.payload_bytes + 4 * log.segment_bytes
         self._space = space
         self._store = Store.open(
