@@ -8,6 +8,7 @@ from sglang_lsm import format
 from sglang_lsm.errors import ConfigError, CorruptionError, UnavailableError
 from sglang_lsm.fs import DRAFT_SUFFIX, FileSystem, LocalFileSystem, Lock
 from sglang_lsm.index.page_index import PageIndex
+from sglang_lsm.tensorlog.log import TensorLog
 
 logger = logging.getLogger(__name__)
 
@@ -111,3 +112,23 @@ def open_store_index(
         logger.warning("the index is damaged; it will be rebuilt from the log. reason=%s", error)
         fs.remove_tree(path)
         return open_index(path)
+
+
+def rebuild_index(index: PageIndex, log: TensorLog) -> None:
+    """Fill a new index from the batch headers of the log; later batches win.
+
+    Pages that were evicted or deleted stay so: their bytes were punched out.
+    """
+    num_pages = 0
+    for segment_id in log.segment_ids():
+        for batch in log.batches(segment_id):
+            entries = [
+                (entry.key, format.encode_index_value(location))
+                for entry, location in zip(batch.entries, batch.locations(), strict=True)
+                if log.has_data(location)
+            ]
+            index.put(entries)
+            num_pages += len(entries)
+    index.put_meta(META_COMPLETE, b"1")
+    if num_pages:
+        logger.warning("the index was rebuilt from the log. num_pages=%d", num_pages)

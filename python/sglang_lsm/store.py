@@ -38,6 +38,7 @@ from sglang_lsm.directory import (
     create_facts,
     discard_damaged_index,
     open_store_index,
+    rebuild_index,
 )
 from sglang_lsm.errors import ClosedError, CorruptionError, StoreError, UnavailableError
 from sglang_lsm.eviction.places import MAX_LENGTH_BYTES
@@ -108,7 +109,7 @@ class Store:
             self._room = Room(self._catalog, self._log, fs, directory, config)
             is_rebuilt = self._index.get_meta(META_COMPLETE) is None
             if is_rebuilt:
-                self._rebuild_index()
+                rebuild_index(self._index, self._log)
             self._fill_catalog(is_rebuilt=is_rebuilt, is_behind=loads_behind)
             self._room.shrink(self._counters)
         except BaseException:
@@ -559,25 +560,6 @@ class Store:
             self._counters.add(bytes_scattered=num_bytes, extents_scattered=layout.num_extents)
         if self._trace is not None:
             self._trace.note(path.hashes[path.start : end], locations[0].length, is_write=False)
-
-    def _rebuild_index(self) -> None:
-        """Fill a new index from the batch headers of the log; later batches win.
-
-        Pages that were evicted or deleted stay so: their bytes were punched out.
-        """
-        num_pages = 0
-        for segment_id in self._log.segment_ids():
-            for batch in self._log.batches(segment_id):
-                entries = [
-                    (entry.key, format.encode_index_value(location))
-                    for entry, location in zip(batch.entries, batch.locations(), strict=True)
-                    if self._log.has_data(location)
-                ]
-                self._index.put(entries)
-                num_pages += len(entries)
-        self._index.put_meta(META_COMPLETE, b"1")
-        if num_pages:
-            logger.warning("the index was rebuilt from the log. num_pages=%d", num_pages)
 
 
 def _check_counts(path: PagePath, buffers: Sequence[PageBuffer]) -> None:
