@@ -11,7 +11,6 @@ import mmap
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sglang_lsm import format, keycodec
 from sglang_lsm.catalog import Catalog
@@ -29,14 +28,6 @@ _MAX_EXTENTS_PER_CALL = 2
 """A read is scattered with more than so many extents for each call that its bytes would take."""
 
 
-class Layout(NamedTuple):
-    """How the pages of one read lie on disk."""
-
-    num_extents: int
-    """Runs of neighbours."""
-    is_scattered: bool
-
-
 class Merger:
     """Remembers scattered paths and restores their adjacency. Thread-safe."""
 
@@ -51,19 +42,26 @@ class Merger:
 
     def notice(
         self, path: PagePath, locations: Sequence[Location], *, remember: bool = True
-    ) -> Layout:
-        """Return how a path that was read lies, and remember it to be merged if it is scattered.
+    ) -> dict[str, float]:
+        """Remember a path that was read, if its pages lie scattered. Cheap; touches no disk.
 
-        Cheap; touches no disk.
+        Returns:
+            What to add to the counters of `StoreStats`.
         """
         num_extents = len(plan_transfers(locations, io_bytes=1 << 62))
-        num_calls = -(-sum(at.length for at in locations) // self._io_bytes)
-        is_scattered = num_extents > max(_MIN_EXTENTS, _MAX_EXTENTS_PER_CALL * num_calls)
-        if is_scattered and remember:
+        num_bytes = sum(at.length for at in locations)
+        num_calls = -(-num_bytes // self._io_bytes)
+        if num_extents <= max(_MIN_EXTENTS, _MAX_EXTENTS_PER_CALL * num_calls):
+            return {"extents_got": num_extents}
+        if remember:
             with self._lock:
                 if len(self._waiting) < MAX_WAITING:
                     self._waiting.append(path)
-        return Layout(num_extents, is_scattered)
+        return {
+            "extents_got": num_extents,
+            "extents_scattered": num_extents,
+            "bytes_scattered": num_bytes,
+        }
 
     def run(self, max_bytes: int) -> int:
         """Merge paths that wait until `max_bytes` have been copied; return how many bytes were.

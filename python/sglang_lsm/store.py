@@ -472,12 +472,11 @@ class Store:
         """Return those of the missing pages of a call that are to be written."""
         known = self._doorkeeper.enter([path.hashes[path.start + i] for i in missing])
         again = [i for i, is_known in zip(missing, known, strict=True) if is_known]
-        self._counters.add(bytes_offered_again=sum(page_bytes(pages[i]) for i in again))
+        again_bytes = sum(page_bytes(pages[i]) for i in again)
+        self._counters.add(bytes_offered_again=again_bytes)
         if self.config.admission == "first" or len(again) == len(missing):
             return missing
-        refused = sum(page_bytes(pages[i]) for i in missing) - sum(
-            page_bytes(pages[i]) for i in again
-        )
+        refused = sum(page_bytes(pages[i]) for i in missing) - again_bytes
         self._counters.add(pages_refused=len(missing) - len(again), bytes_refused=refused)
         return again
 
@@ -553,11 +552,7 @@ class Store:
         self._catalog.touch(PagePath(path.namespace, path.hashes[:end]))
         part = PagePath(path.namespace, path.hashes[:end], path.start)
         remember = self.config.log.merge_bytes_per_s > 0
-        layout = self._merger.notice(part, locations, remember=remember)
-        self._counters.add(extents_got=layout.num_extents)
-        if layout.is_scattered:
-            num_bytes = sum(at.length for at in locations)
-            self._counters.add(bytes_scattered=num_bytes, extents_scattered=layout.num_extents)
+        self._counters.add(**self._merger.notice(part, locations, remember=remember))
         if self._trace is not None:
             self._trace.note(path.hashes[path.start : end], locations[0].length, is_write=False)
 
