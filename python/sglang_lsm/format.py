@@ -18,6 +18,7 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import xxhash
 
@@ -46,8 +47,7 @@ assert ENTRY.size == 26
 assert INDEX_VALUE.size == 30
 
 
-@dataclass(frozen=True, slots=True)
-class BatchEntry:
+class BatchEntry(NamedTuple):
     """One page as its batch header describes it."""
 
     key: bytes

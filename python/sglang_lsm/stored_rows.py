@@ -7,6 +7,7 @@ page below them.
 Touches neither index nor log. Needs the lock of the catalog.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ from sglang_lsm.pages import NAMESPACE_BYTES, Location, NamespaceId, PagePath
 
 GHOST = 0
 """Place of a row without bytes; segment 0 does not exist."""
+
+_FIRST_ROWS = 1 << 14
 
 
 class Entered(NamedTuple):
@@ -48,7 +51,8 @@ class StoredRows:
         self._recency_only = recency_only
         self.num_live: dict[int, int] = {}
         """Stored pages by segment."""
-        self.reset(PageTable(), now=0)
+        # Half a MiB to begin with: growing from nothing would enter each of the first pages often.
+        self.reset(PageTable(_FIRST_ROWS), now=0)
 
     def reset(self, table: PageTable, now: int) -> None:
         """Go on with another table, as of a logical time."""
@@ -79,11 +83,15 @@ class StoredRows:
         places = np.full(len(hashes), GHOST, np.uint64)
         places[at] = [place_of(location) for location in locations]
         table_keys = table.keys(root, hashes)
-        num_old = len(table.lookup(root, table_keys))
-        if num_old < len(hashes):
-            # Of a path that is cut short by a shared digest, ghosts may be left at the end.
-            self.prune(self.evictor.insert(root, hashes, num_old, places[num_old:])[-1:])
         rows = table.lookup(root, table_keys)
+        num_old = len(rows)
+        if num_old < len(hashes):
+            new_rows = self.evictor.extend(root, table_keys, rows, places[num_old:])
+            rows = np.concatenate([rows, new_rows])
+            if len(rows) < len(hashes):
+                # A path that is cut short by a shared digest may leave ghosts at its end.
+                self.prune(new_rows[-1:])
+                rows = table.lookup(root, table_keys)
         entered = at < len(rows)
         # Rows that were there before: ghosts that are filled now, pages stored once more, or pages
         # that a scan met already.
@@ -92,7 +100,7 @@ class StoredRows:
         replaced = self.locations(rows[before][table.place[rows[before]] != GHOST])
         table.relocate(rows[before], places[before])
         new = np.append(before, at[(at >= num_old) & entered])
-        self.count(self.locations(rows[new]), +1)
+        self.count([locations[i] for i in np.searchsorted(at, new).tolist()], +1)
         self.count(replaced, -1)
         return Entered([bool(ok) for ok in entered], replaced)
 
@@ -178,10 +186,10 @@ class StoredRows:
 
     def count(self, locations: Sequence[Location], change: int) -> None:
         """Note that pages came to their segments (+1) or left them (-1)."""
-        for at in locations:
-            num_live = self.num_live.pop(at.segment_id, 0) + change
+        for segment_id, num_pages in Counter(at.segment_id for at in locations).items():
+            num_live = self.num_live.pop(segment_id, 0) + change * num_pages
             if num_live:
-                self.num_live[at.segment_id] = num_live
+                self.num_live[segment_id] = num_live
 
 
 def place_of(location: Location) -> int:

@@ -75,10 +75,14 @@ def views(contents):
     return [[memoryview(bytearray(piece)) for piece in page] for page in contents]
 
 
+def with_lengths(pages):
+    return [(page, page_bytes(page)) for page in pages]
+
+
 @given(pages)
 @example([[b"x" * BLOCK_BYTES]])
 def test_what_is_written_starts_every_page_on_a_block(contents):
-    written = b"".join(gather_write(views(contents)))
+    written = b"".join(gather_write(with_lengths(views(contents))))
     at = 0
     for page in contents:
         content = b"".join(page)
@@ -90,10 +94,10 @@ def test_what_is_written_starts_every_page_on_a_block(contents):
 
 @given(pages)
 def test_reading_fills_what_writing_took(contents):
-    written = b"".join(gather_write(views(contents)))
+    written = b"".join(gather_write(with_lengths(views(contents))))
     out = [[memoryview(bytearray(len(piece))) for piece in page] for page in contents]
     scratch = memoryview(bytearray(BLOCK_BYTES))
-    buffers = gather_read(out, scratch=scratch)
+    buffers = gather_read(with_lengths(out), scratch=scratch)
     assert sum(map(len, buffers)) == len(written)
     at = 0
     for buffer in buffers:

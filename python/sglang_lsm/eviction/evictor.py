@@ -95,12 +95,22 @@ class Evictor:
         old = self.table.lookup(root, keys)
         if len(old) < start or len(old) == len(keys):
             return np.empty(0, np.int32)
+        return self.extend(root, keys, old, places[len(old) - start :])
+
+    def extend(self, root: int, keys: Keys, old: Rows, places: Places) -> Rows:
+        """Like `insert`, where the caller has looked the stored pages up already.
+
+        Args:
+            root: of the namespace.
+            keys: `[P]` of the path's pages, from the root on.
+            old: rows of its leading pages that are stored.
+            places: `[P - len(old)]`, where the others lie.
+        """
         num_old = len(old)
         fresh = keys[num_old : num_old + self._num_unshared(keys[num_old:])]
         self._tick(len(fresh))
         parent = int(old[-1]) if num_old else root
-        at = num_old - start
-        new = self.table.insert(parent, fresh, places[at : at + len(fresh)], self.now)
+        new = self.table.insert(parent, fresh, places[: len(fresh)], self.now)
         if new.size:
             traits.mark_new(self.table.traits, np.concatenate([old, new]), num_old)
             self._observe(root, new)

@@ -50,16 +50,23 @@ class ReuseModel:
             classes: `[P]` which each page has from now on.
             now: logical time.
         """
-        for i in self._sampled(digests):
-            slot = self._slot_of.get(int(digests[i]))
-            if slot is None:
-                slot = self._new_slot(int(digests[i]))
-            else:
-                at = self._class[slot], age_bin(now - self._last[slot : slot + 1])[0]
-                self._reused[at] += 1
-                self._ended[at] += 1
-            if slot is not None:
-                self._last[slot], self._class[slot] = now, classes[i]
+        sampled = self._sampled(digests)
+        wanted = digests[sampled].tolist()
+        slots = [self._slot_of.get(digest) for digest in wanted]
+        seen = np.array([slot for slot in slots if slot is not None], np.int64)
+        if seen.size:
+            at = self._class[seen], age_bin(now - self._last[seen])
+            np.add.at(self._reused, at, 1)
+            np.add.at(self._ended, at, 1)
+            known = [i for i, slot in zip(sampled, slots, strict=True) if slot is not None]
+            self._last[seen], self._class[seen] = now, classes[known]
+        if seen.size < len(sampled):
+            for i, digest in zip(sampled, wanted, strict=True):
+                slot = self._slot_of.get(digest)
+                if slot is None:
+                    slot = self._new_slot(digest)
+                if slot is not None:
+                    self._last[slot], self._class[slot] = now, classes[i]
 
     def relabel(self, digests: Keys, classes: NDArray[np.integer]) -> None:
         """Note that pages changed their class without being used."""

@@ -26,6 +26,7 @@ from sglang_lsm.tensorlog.transfer import (
     gather_read,
     gather_write,
     page_bytes,
+    plan_run,
     plan_transfers,
 )
 
@@ -46,6 +47,15 @@ class Reservation(NamedTuple):
     offset: int
     header_bytes: int
     num_pages: int
+
+
+class _NewBatch(NamedTuple):
+    """Pages that are about to be written, in the caller's order."""
+
+    keys: Sequence[bytes]
+    pages: Sequence[PageBuffer]
+    hash_tails: Sequence[bytes]
+    lengths: Sequence[int]
 
 
 class ReadResult(NamedTuple):
@@ -249,7 +259,8 @@ class TensorLog:
                     # Filled up and evicted by others since the reservation: its descriptors may
                     # mean other files by now.
                     continue
-                written = self._write(place, keys[part], hash_tails[part], pages[part], still_valid)
+                batch = _NewBatch(keys[part], pages[part], hash_tails[part], lengths[part])
+                written = self._write(place, batch, still_valid)
             if written is None:
                 return None
             locations += written
@@ -268,7 +279,7 @@ class TensorLog:
         transfers = plan_transfers(locations, io_bytes=self._config.io_bytes)
 
         def run(transfer: Transfer) -> None:
-            num_read = self._read_transfer(transfer, out)
+            num_read = self._read_transfer(transfer, locations, out)
             if num_read is None:
                 return
             num_bytes = 0
@@ -427,39 +438,37 @@ class TensorLog:
     def _write(
         self,
         place: Reservation,
-        keys: Sequence[bytes],
-        hash_tails: Sequence[bytes],
-        pages: Sequence[PageBuffer],
+        new: "_NewBatch",
         still_valid: Callable[[], bool] | None,
     ) -> list[Location] | None:
-        segment_id, offset = place.segment.segment_id, place.offset + place.header_bytes
-        unsealed: list[Location] = []
-        for page, tail in zip(pages, hash_tails, strict=True):
-            length = page_bytes(page)
-            unsealed.append(Location(segment_id, offset, length, 0, tail))
-            offset += format.padded(length)
+        pages = new.pages
         direct = self._write_direct and fits_direct_io(pages)
         # The page cache takes bytes at the speed of memory, and one file has one lock for that:
         # only direct writes gain from several calls under way.
         io_bytes = self._config.io_bytes if direct else self._config.segment_bytes
-        transfers = plan_transfers(unsealed, io_bytes=io_bytes)
+        transfers = plan_run(
+            place.segment.segment_id,
+            place.offset + place.header_bytes,
+            new.lengths,
+            io_bytes=io_bytes,
+        )
         writes = [
             self._submit(
                 place.segment.write,
-                gather_write(pages[i] for i in transfer.indices),
+                gather_write((pages[i], new.lengths[i]) for i in transfer.indices),
                 transfer.offset,
                 direct=direct,
             )
             for transfer in (transfers if len(transfers) > 1 or still_valid else ())
         ]
         # With several calls under way, checksums are computed while the device is busy.
-        batch = self._describe(place, keys, hash_tails, pages)
+        batch = self._describe(place, new)
         _raise_first(writes)
         if still_valid is not None and not still_valid():
             return None
         parts: list[memoryview | bytes] = [_aligned(format.encode_batch_header(batch))]
         if not writes:
-            parts += gather_write(pages)
+            parts += gather_write(zip(pages, new.lengths, strict=True))
         place.segment.write(parts, place.offset, direct=direct)
         if self._config.durability == "batch":
             place.segment.sync()
@@ -471,25 +480,25 @@ class TensorLog:
     def _describe(
         self,
         place: Reservation,
-        keys: Sequence[bytes],
-        hash_tails: Sequence[bytes],
-        pages: Sequence[PageBuffer],
+        new: "_NewBatch",
     ) -> format.Batch:
         entries = tuple(
-            format.BatchEntry(key, page_bytes(page), format.page_checksum(key, page), tail)
-            for key, page, tail in zip(keys, pages, hash_tails, strict=True)
+            format.BatchEntry(key, length, format.page_checksum(key, page), tail)
+            for key, page, tail, length in zip(*new, strict=True)
         )
         return format.Batch(
             place.segment.segment_id, place.offset, self._clock_ms(), place.header_bytes, entries
         )
 
-    def _read_transfer(self, transfer: Transfer, out: Sequence[PageBuffer]) -> int | None:
+    def _read_transfer(
+        self, transfer: Transfer, locations: Sequence[Location], out: Sequence[PageBuffer]
+    ) -> int | None:
         """Return the bytes read, or None when the disk gave no answer."""
         segment = self._segments.get(transfer.segment_id)
         if segment is None:
             return None
-        pages = [out[i] for i in transfer.indices]
-        direct = self._read_direct and fits_direct_io(pages)
+        pages = [(out[i], locations[i].length) for i in transfer.indices]
+        direct = self._read_direct and fits_direct_io(page for page, _ in pages)
         scratch = memoryview(bytearray(format.BLOCK_BYTES))
         with segment.in_use() as alive:
             if not alive:

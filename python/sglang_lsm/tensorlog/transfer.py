@@ -4,6 +4,7 @@ Neighbours on disk are moved by one vectored call straight from or into the call
 carries about `io_bytes`, so that a long run can be split over threads.
 """
 
+import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -57,23 +58,46 @@ def plan_transfers(locations: Sequence[Location], *, io_bytes: int) -> list[Tran
     return transfers
 
 
-def gather_read(pages: Iterable[PageBuffer], *, scratch: memoryview) -> list[memoryview]:
-    """Return the pieces to read neighbouring pages into; `scratch`, a block, takes padding."""
+def plan_run(
+    segment_id: int, offset: int, lengths: Sequence[int], *, io_bytes: int
+) -> list[Transfer]:
+    """Like `plan_transfers`, for pages of these lengths that lie one behind the other."""
+    transfers: list[Transfer] = []
+    first, start = 0, offset
+    for i, length in enumerate(lengths):
+        num_bytes = padded(length)
+        if i > first and offset - start + num_bytes > io_bytes:
+            transfers.append(Transfer(segment_id, start, offset - start, tuple(range(first, i))))
+            first, start = i, offset
+        offset += num_bytes
+    if lengths:
+        whole = tuple(range(first, len(lengths)))
+        transfers.append(Transfer(segment_id, start, offset - start, whole))
+    return transfers
+
+
+def gather_read(
+    pages: Iterable[tuple[PageBuffer, int]], *, scratch: memoryview
+) -> list[memoryview]:
+    """Return the pieces to read neighbouring pages into, each with its length.
+
+    `scratch`, a block, takes the padding.
+    """
     buffers: list[memoryview] = []
-    for page in pages:
+    for page, length in pages:
         buffers.extend(page)
-        num_padding = -page_bytes(page) % BLOCK_BYTES
+        num_padding = -length % BLOCK_BYTES
         if num_padding:
             buffers.append(scratch[:num_padding])
     return buffers
 
 
-def gather_write(pages: Iterable[PageBuffer]) -> list[memoryview | bytes]:
-    """Return the pieces to write neighbouring pages from, padding included."""
+def gather_write(pages: Iterable[tuple[PageBuffer, int]]) -> list[memoryview | bytes]:
+    """Return the pieces to write neighbouring pages from, each with its length; padding included."""
     buffers: list[memoryview | bytes] = []
-    for page in pages:
+    for page, length in pages:
         buffers.extend(page)
-        num_padding = -page_bytes(page) % BLOCK_BYTES
+        num_padding = -length % BLOCK_BYTES
         if num_padding:
             buffers.append(_PADDING[:num_padding])
     return buffers
@@ -94,6 +118,9 @@ def fits_direct_io(pages: Iterable[PageBuffer]) -> bool:
 
 
 def _address(piece: memoryview) -> int:
+    if not piece.readonly:
+        # A seventh of what asking numpy costs, and a read asks it of every piece.
+        return ctypes.addressof(ctypes.c_char.from_buffer(piece))
     address: int = np.frombuffer(piece, dtype=np.uint8).__array_interface__["data"][0]
     return address
 
