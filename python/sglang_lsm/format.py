@@ -16,8 +16,9 @@ Index value: INDEX_VALUE. The store's own facts stand in the file `STORE`, one J
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 import xxhash
@@ -40,6 +41,8 @@ INDEX_VALUE = struct.Struct("<IIIHQ8s")
 CHECKSUM = struct.Struct("<Q")
 
 _HASH_TAIL_BYTES = 8
+_segment_bytes: Callable[[bytes], bytes] = itemgetter(slice(4))
+_tail_bytes: Callable[[bytes], bytes] = itemgetter(slice(-_HASH_TAIL_BYTES, None))
 
 assert SEGMENT_HEADER.size == 16
 assert BATCH_HEADER.size == 40
@@ -141,6 +144,12 @@ def decode_index_value(value: bytes) -> Location:
 def index_value_owner(value: bytes) -> tuple[int, bytes]:
     """Return the segment id and hash tail of an index value: what tells whether it still holds."""
     return int.from_bytes(value[:4], "little"), value[-_HASH_TAIL_BYTES:]
+
+
+def index_value_owners(values: Sequence[bytes]) -> tuple[set[int], list[bytes]]:
+    """Return the segments that index values name, each once, and the hash tail of each value."""
+    segments = set(map(_segment_bytes, values))
+    return {int.from_bytes(i, "little") for i in segments}, list(map(_tail_bytes, values))
 
 
 def encode_segment_header(segment_id: int) -> bytes:

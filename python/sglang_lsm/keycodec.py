@@ -12,7 +12,9 @@ below 528 bytes however long the path is.
 A digest collision cannot mislead: the index value carries 8 more bytes of the chained hash.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from sglang_lsm.pages import NAMESPACE_BYTES, NamespaceId, PageHash, PagePath
@@ -22,6 +24,8 @@ DIGEST_BYTES = 8
 HEAD_BYTES = NAMESPACE_BYTES + DIGEST_BYTES
 MAX_KEY_BYTES = HEAD_BYTES + GROUP_PAGES * DIGEST_BYTES
 ROOT_ANCHOR = bytes(DIGEST_BYTES)
+_first_bytes: Callable[[PageHash], bytes] = itemgetter(slice(DIGEST_BYTES))
+_tail_bytes: Callable[[PageHash], bytes] = itemgetter(slice(DIGEST_BYTES, 2 * DIGEST_BYTES))
 
 
 class KeyParts(NamedTuple):
@@ -41,11 +45,12 @@ def encode(path: PagePath) -> Iterator[bytes]:
     group = path.start - path.start % GROUP_PAGES
     for start in range(group, end, GROUP_PAGES):
         anchor = hashes[start - 1][:DIGEST_BYTES] if start else ROOT_ANCHOR
-        key = path.namespace + anchor
-        for i in range(start, min(start + GROUP_PAGES, end)):
-            key += hashes[i][:DIGEST_BYTES]
-            if i >= path.start:
-                yield key
+        # Lazily: a path of which nothing is stored is asked for its first page only.
+        pages = map(hashes.__getitem__, range(start, min(start + GROUP_PAGES, end)))
+        digests = map(_first_bytes, pages)
+        keys = accumulate(digests, initial=path.namespace + anchor)
+        # The head alone is no key, and pages before the call only place the others.
+        yield from islice(keys, 1 + max(0, path.start - start), None)
 
 
 def decode(key: bytes) -> KeyParts:
@@ -92,4 +97,9 @@ def hash_tail(page_hash: PageHash) -> bytes:
 
     Together with the digest in the key, 128 bits decide that a page is the right one.
     """
-    return page_hash[DIGEST_BYTES : 2 * DIGEST_BYTES]
+    return _tail_bytes(page_hash)
+
+
+def hash_tails(hashes: Iterable[PageHash]) -> list[bytes]:
+    """Return `hash_tail` of each."""
+    return list(map(_tail_bytes, hashes))

@@ -40,20 +40,20 @@ class HealingIndex:
         self._on_damage = on_damage
         self._is_damaged = False
         self._condition = threading.Condition()
-        self._num_users = 0
         self._is_replacing = False
         self._failed_at_s: float | None = None
         self._tuned: IndexConfig | None = None
         self._index: PageIndex | None = open_index()
+        self._users = _Users(self)
 
     def walk(self, keys: Iterable[bytes]) -> list[bytes]:
         """See PageIndex."""
-        with self._reading() as index:
+        with self._users as index:
             return index.walk(keys)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See PageIndex."""
-        with self._reading() as index:
+        with self._users as index:
             return index.get(keys)
 
     def put(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
@@ -68,12 +68,12 @@ class HealingIndex:
 
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """See PageIndex. The index is not replaced before the iterator is exhausted or dropped."""
-        with self._reading() as index:
+        with self._users as index:
             yield from index.scan(start, end)
 
     def get_meta(self, key: bytes) -> bytes | None:
         """See PageIndex."""
-        with self._reading() as index:
+        with self._users as index:
             return index.get_meta(key)
 
     def put_meta(self, key: bytes, value: bytes) -> None:
@@ -83,7 +83,7 @@ class HealingIndex:
 
     def scan_meta(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """See PageIndex."""
-        with self._reading() as index:
+        with self._users as index:
             yield from index.scan_meta(prefix)
 
     def tune(self, config: IndexConfig) -> None:
@@ -103,29 +103,9 @@ class HealingIndex:
             self._index.close()
 
     @contextmanager
-    def _reading(self) -> Iterator[PageIndex]:
-        with self._condition:
-            index = self._index
-            # Not waited for: a caller that already is in a scan would wait for itself.
-            if index is None or self._is_replacing:
-                raise UnavailableError("the index is being opened anew")
-            self._num_users += 1
-        try:
-            yield index
-        except CorruptionError:
-            if not self._is_damaged:
-                self._is_damaged = True
-                self._on_damage()
-            raise
-        finally:
-            with self._condition:
-                self._num_users -= 1
-                self._condition.notify_all()
-
-    @contextmanager
     def _writing(self) -> Iterator[PageIndex]:
         self._heal()
-        with self._reading() as index:
+        with self._users as index:
             try:
                 yield index
             except StoreError:
@@ -142,7 +122,7 @@ class HealingIndex:
                 return
             self._is_replacing = True
             try:
-                self._condition.wait_for(lambda: self._num_users == 0)
+                self._condition.wait_for(lambda: self._users.num == 0)
                 self._replace()
             finally:
                 self._is_replacing = False
@@ -156,6 +136,37 @@ class HealingIndex:
         if self._tuned is not None:
             self._index.tune(self._tuned)
         self._failed_at_s = None
+
+
+class _Users:
+    """Counts the calls inside the index, so that it is not replaced under them.
+
+    A class, because a generator takes longer than a look-up that finds nothing.
+    """
+
+    def __init__(self, owner: HealingIndex) -> None:
+        self._owner = owner
+        self.num = 0
+
+    def __enter__(self) -> PageIndex:
+        owner = self._owner
+        with owner._condition:
+            index = owner._index
+            # Not waited for: a caller that already is in a scan would wait for itself.
+            if index is None or owner._is_replacing:
+                raise UnavailableError("the index is being opened anew")
+            self.num += 1
+        return index
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        owner = self._owner
+        if isinstance(error, CorruptionError) and not owner._is_damaged:
+            owner._is_damaged = True
+            owner._on_damage()
+        with owner._condition:
+            self.num -= 1
+            if owner._is_replacing:
+                owner._condition.notify_all()
 
 
 def _close_quietly(index: PageIndex) -> None:

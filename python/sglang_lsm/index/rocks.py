@@ -6,9 +6,9 @@ keys; only `get([list])` releases it; a read-write open claims the directory; a 
 cannot be changed live. All errors come as plain `Exception`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from rocksdict import (
     AccessType,
@@ -35,6 +35,7 @@ _INDEX_RESTART_INTERVAL = 16
 _PARTITION_BYTES = 4 << 10
 _MAX_OPEN_FILES = 512
 _READ_ONLY_CACHE_BYTES = 32 << 20
+_END = (b"", b"")
 
 
 class RocksIndex:
@@ -82,23 +83,34 @@ class RocksIndex:
             value = self._db.get(first)
             if value is None:
                 return []
-            values, cursor = [value], self._db.iter()
-            cursor.seek(first)
-            # Deleted since it was looked up: stepping from where the cursor stands instead, which
-            # may be the end, would kill the process.
-            if cursor.key() != first:
+            values, entries = [value], self._items_from(first)
+            # The same page again: only now is it known where the next one lies.
+            if next(entries, _END)[0] != first:
                 return []
             for key in rest:
-                # Safe although `valid()` is not asked: the entry the cursor stands on was read.
-                cursor.next()
-                # An exhausted cursor has the key None.
-                if cursor.key() != key:
-                    cursor.seek(key)
-                    if cursor.key() != key:
-                        cursor.status()
+                # One call of the binding for key and value; a cursor takes three.
+                stored_key, value = next(entries, _END)
+                if stored_key != key:
+                    entries = self._entries_from(key)
+                    stored_key, value = next(entries, _END)
+                    if stored_key != key:
                         break
-                values.append(cursor.value())
+                values.append(value)
             return values
+
+    def _entries_from(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Return the entries from `key` on if it is stored, else nothing; raises on damage."""
+        cursor = self._db.iter()
+        cursor.seek(key)
+        # An exhausted cursor has the key None. Damage looks like the end, but for its status.
+        if cursor.key() != key:
+            cursor.status()
+            return iter(())
+        return self._items_from(key)
+
+    def _items_from(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        # The binding declares its keys for all its modes; in raw mode they are bytes.
+        return cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=key))
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key. Releases the GIL."""
@@ -230,15 +242,26 @@ def _options(config: IndexConfig, cache: Cache) -> Options:
     return options
 
 
-@contextmanager
-def _typed_errors(action: str) -> Iterator[None]:
-    try:
-        yield
-    # The binding raises nothing narrower than Exception.
-    except Exception as error:
+class _typed_errors:
+    """Turns what the binding raises into errors of ours, inside a `with` block.
+
+    A class, because a generator takes longer than a look-up that finds nothing.
+    """
+
+    __slots__ = ("_action",)
+
+    def __init__(self, action: str) -> None:
+        self._action = action
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # The binding raises nothing narrower than Exception.
+        if not isinstance(error, Exception):
+            return
         text = str(error)
-        kind: Callable[[str], Exception] = UnavailableError
         # A manifest that CURRENT names and nobody finds is damage, although RocksDB says I/O error.
-        if "Corruption" in text or ("MANIFEST" in text and "No such file" in text):
-            kind = CorruptionError
-        raise kind(f"the index failed. action={action} reason={text}") from error
+        is_damage = "Corruption" in text or ("MANIFEST" in text and "No such file" in text)
+        typed = CorruptionError if is_damage else UnavailableError
+        raise typed(f"the index failed. action={self._action} reason={text}") from error

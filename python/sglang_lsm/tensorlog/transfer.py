@@ -93,7 +93,11 @@ def gather_read(
 
 
 def gather_write(pages: Iterable[tuple[PageBuffer, int]]) -> list[memoryview | bytes]:
-    """Return the pieces to write neighbouring pages from, each with its length; padding included."""
+    """Return the pieces to write neighbouring pages from, padding included.
+
+    Args:
+        pages: each with its length in bytes.
+    """
     buffers: list[memoryview | bytes] = []
     for page, length in pages:
         buffers.extend(page)
