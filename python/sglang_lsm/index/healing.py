@@ -88,7 +88,7 @@ class HealingIndex:
 
     def tune(self, config: IndexConfig) -> None:
         """See PageIndex. The settings outlive a replacement of the index."""
-        with self._reading() as index:
+        with self._users as index:
             index.tune(config)
         self._tuned = config
 
