@@ -42,6 +42,7 @@ STEPS = (
     Step("reclaim"),
     Step("scatter"),
     Step("hitrate", needs_trace=True),
+    Step("paper"),
     Step("ttft"),
 )
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmark.harness import table
-from benchmark.publish import engine, hits, lookups, other, parts, space, starts, ttft
+from benchmark.publish import engine, hits, lookups, other, paper, parts, space, starts, ttft
 from benchmark.publish.promises import promise_table, promises
 from benchmark.publish.reports import (
     Loss,
@@ -40,6 +40,7 @@ SECTIONS: tuple[Section, ...] = (
     hits.SECTION,
     ttft.SECTION,
     ttft.QUICK,
+    paper.SECTION,
 )
 
 _HEAD = """# Results
