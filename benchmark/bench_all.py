@@ -41,6 +41,7 @@ STEPS = (
     Step("open"),
     Step("reclaim"),
     Step("scatter"),
+    Step("scaling"),
     Step("hitrate", needs_trace=True),
     Step("paper"),
     Step("ttft"),

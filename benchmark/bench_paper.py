@@ -8,8 +8,8 @@ prompt began with. Four clients ask a real server in a closed loop for one new t
 tier; SGLang's `file` backend with pages of one token, as in the paper, and of 64; `lsm` with pages
 of 64. All have the same device and host pools, the same byte budget on disk (a share of what all
 prompts make), the same values bit for bit, and write what was computed at once; prefetch begins at
-64 missing tokens and is cut off by SGLang's default rule. Stages go to the rows in turn. Its
-prompts of 4k to 16k tokens on a GPU are scaled down to what two cores can compute.
+64 missing tokens and is cut off by SGLang's default rule. Stages go to the rows in turn. Prompts of
+4k to 16k tokens on a GPU, as in the paper, are scaled down to what two cores can compute.
 """
 
 import argparse

@@ -15,7 +15,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmark.harness import table
-from benchmark.publish import engine, hits, lookups, other, paper, parts, space, starts, ttft
+from benchmark.publish import (
+    engine,
+    hits,
+    lookups,
+    other,
+    paper,
+    parts,
+    scaling,
+    space,
+    starts,
+    ttft,
+)
 from benchmark.publish.promises import promise_table, promises
 from benchmark.publish.reports import (
     Loss,
@@ -37,6 +48,7 @@ SECTIONS: tuple[Section, ...] = (
     starts.SECTION,
     space.RECLAIM,
     space.SCATTER,
+    scaling.SECTION,
     hits.SECTION,
     ttft.SECTION,
     ttft.QUICK,

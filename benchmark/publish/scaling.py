@@ -1,0 +1,80 @@
+"""How costs grow, on the page: a table and a plot a study, and by what the cost grows."""
+
+from pathlib import Path
+
+from benchmark.harness import Summary, short, summarize, table
+from benchmark.publish.draw import canvas, curve
+from benchmark.publish.reports import Report, Section
+
+STUDIES = {
+    "pages": "Cost by pages stored (4 KiB pages)",
+    "prompts": "Cost of one path by prompt tokens (4 KiB pages of 64 tokens)",
+    "clients": "Clients at once (32 pages of 64 KiB a call)",
+}
+
+
+def body(report: Report) -> str:
+    """Return a table a study; the last column is last value over first, beside that of x."""
+    parts = []
+    for study, title in STUDIES.items():
+        places = _places(report, study)
+        rows = []
+        for line, unit in _lines(report, study):
+            points = {x: _point(report, study, line, x) for x in places}
+            known = {x: point for x, point in points.items() if point}
+            first, last = min(known), max(known)
+            growth = known[last].median / known[first].median
+            cells = [str(points[x] or "-") for x in places]
+            rows.append([f"{line}, {unit}", *cells, f"{short(growth)} of {short(last / first)}"])
+        head = ["line", *(f"{x:.0e}" if study == "pages" else str(x) for x in places), "grew"]
+        parts.append(f"#### {title}\n\n{table(head, rows)}\n")
+    return "\n".join(parts)
+
+
+def plots(report: Report, stem: Path) -> list[Path]:
+    """Draw one picture a study, a panel a unit."""
+    files = []
+    for study, title in STUDIES.items():
+        units = list(dict.fromkeys(unit for _, unit in _lines(report, study)))
+        path = stem.with_name(f"{stem.name}-{study}.png")
+        with canvas(path, title, panels=len(units)) as axes:
+            for number, (line, unit) in enumerate(_lines(report, study)):
+                points = {
+                    float(x): point.median
+                    for x in _places(report, study)
+                    if (point := _point(report, study, line, x))
+                }
+                curve(axes[units.index(unit)], points, line, number, bold=False)
+            for one, unit in zip(axes, units, strict=True):
+                one.set_xscale("log")
+                one.set_yscale("log")
+                one.set_xlabel(f"{study if study != 'prompts' else 'prompt tokens'} (log)")
+                one.set_ylabel(f"{unit} (log)")
+        files.append(path)
+    return files
+
+
+def _point(report: Report, study: str, line: str, x: int) -> Summary | None:
+    return summarize(
+        row["value"]
+        for row in report["rows"]
+        if (row["study"], row["line"], row["x"]) == (study, line, x)
+    )
+
+
+def _lines(report: Report, study: str) -> list[tuple[str, str]]:
+    found = {row["line"]: row["unit"] for row in report["rows"] if row["study"] == study}
+    return list(found.items())
+
+
+def _places(report: Report, study: str) -> list[int]:
+    return sorted({row["x"] for row in report["rows"] if row["study"] == study})
+
+
+SECTION = Section(
+    file="scaling",
+    title="Scaling: where the lines bend",
+    command="scripts/bench scaling --json benchmark/results/scaling.json",
+    body=body,
+    plots=plots,
+)
