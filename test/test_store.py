@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sglang_lsm.clock import Clock
 from sglang_lsm.config import MIB, IndexConfig, StoreConfig
 from sglang_lsm.directory import check_directory
 from sglang_lsm.errors import ClosedError, ConfigError, StoreError, UnavailableError
@@ -373,7 +374,7 @@ def test_a_deleted_directory_does_not_come_back_as_half_a_store(directory, monke
         small_config(),
         fs=LocalFileSystem(),
         open_index=lambda path: RocksIndex(path, IndexConfig()),
-        clock=lambda: now_s,
+        clock=Clock(lambda: now_s),
     )
     path = path_of(store.register(fingerprint()), range(2))
 

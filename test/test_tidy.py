@@ -25,11 +25,11 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 70
 
 LAYERS = (
-    {"errors", "config", "pages"},
+    {"clock", "errors", "config", "pages"},
     {"keycodec", "format", "fs", "gate", "observability", "periodic"},
     {"index", "tensorlog", "eviction"},
     {"directory", "catalog", "catalog_loader", "stored_rows"},
-    {"admission", "merge", "room"},
+    {"admission", "holds", "merge", "recovery", "room"},
     {"store", "survey"},
     {"controller", "services"},
     {"cli"},

@@ -12,7 +12,6 @@ import numpy as np
 from sglang_lsm.eviction.evictor import Evictor
 from sglang_lsm.eviction.page_table import PageTable
 from sglang_lsm.eviction.places import pack_place
-from sglang_lsm.eviction.policy import EvictionConfig
 from sglang_lsm.eviction.reuse_model import ReuseModel
 from sglang_lsm.eviction.row_index import Keys
 from sglang_lsm.eviction.traits import CLASS_MASK, NUM_CLASSES
@@ -51,7 +50,7 @@ class LsmEvictor:
         self._capacity = capacity
         self.table = PageTable(capacity)
         model = _MaskedModel(class_mask) if learn else None
-        self._evictor = Evictor(self.table, EvictionConfig(), model)
+        self._evictor = Evictor(self.table, model)
         self._root = self.table.root(NamespaceId(b"replayed"))
         self._hashes: dict[int, bytes] = {}
 

@@ -8,6 +8,7 @@ still holds its location finds zeros, which match no checksum.
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,7 @@ from sglang_lsm import format, keycodec
 from sglang_lsm.catalog_loader import load_table
 from sglang_lsm.errors import ClosedError, StoreError, UnavailableError
 from sglang_lsm.eviction import checkpoint
+from sglang_lsm.eviction.hold_marks import NO_MARKS, HoldMarks
 from sglang_lsm.eviction.page_paths import index_keys
 from sglang_lsm.eviction.row_index import EMPTY
 from sglang_lsm.index.page_index import PageIndex
@@ -44,6 +46,7 @@ class Catalog:
         self._index, self._log = index, log
         self._lock = threading.RLock()
         self._rows = StoredRows(recency_only=recency_only)
+        self._marks = NO_MARKS
         self._storing: list[int] = []
         """For each put under way, the newest segment when it began."""
         self._is_complete, self._is_given_up = True, False
@@ -254,6 +257,7 @@ class Catalog:
             for change in self._waiting:
                 change()
             self._is_complete, self._waiting = True, []
+            self._rows.mark_all()
         return sum(map(self._forget_unknown, unknown))
 
     def restore(self, content: bytes) -> None:
@@ -266,6 +270,29 @@ class Catalog:
         with self._lock:
             self._rows.reset(table, now)
             self._adopt_rows()
+            self._rows.mark_all()
+
+    def set_marks(self, marks: HoldMarks, *, max_pinned_bytes: int) -> None:
+        """Take what operators ask for of pages, instead of what they asked for before."""
+        with self._lock:
+            self._marks = marks
+            self._rows.set_marks(marks, max_pinned_bytes)
+
+    def num_pinned_bytes(self, marks: HoldMarks) -> int:
+        """Return the bytes on disk of those stored pages that `marks` would pin."""
+        with self._lock:
+            return self._rows.num_pinned_bytes(marks)
+
+    def pinned_by_segment(self) -> Counter[int]:
+        """Return how many pages lie in each segment that operators want to keep.
+
+        Asks the index, so that it holds before the table is complete, too.
+
+        Raises:
+            UnavailableError: the index failed.
+        """
+        values = self._index.get(self._marks.pinned)
+        return Counter(format.index_value_owner(value)[0] for value in values if value)
 
     def checkpoint(self) -> bytes | None:
         """Return the table for the next start, or None if it is not complete."""

@@ -131,6 +131,9 @@ class StoreConfig:
     admission: Admission = "first"
     """When a page offered is stored. `second` writes it when it is offered again: nothing for what
     nobody asks for twice, and each page that is asked for again is computed once more."""
+    pinned_share: float = 0.5
+    """Of the quota, what pinned pages may take. More keeps more for sure, and leaves less to what
+    is used."""
     log: LogConfig = field(default_factory=LogConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
 
@@ -140,6 +143,8 @@ class StoreConfig:
         _require(
             self.min_free_bytes >= 0, "min_free_bytes must not be negative", self.min_free_bytes
         )
+        # The newest segment takes a quarter at most, and pages need room to come and go.
+        _require(0 <= self.pinned_share <= 0.7, "pinned_share must be 0 to 0.7", self.pinned_share)
         # The newest segment is preallocated whole: with few of them, much of the quota stays empty.
         _require(
             self.quota_bytes >= 4 * self.log.segment_bytes,

@@ -8,7 +8,6 @@ from sglang_lsm import format
 from sglang_lsm.errors import ConfigError, CorruptionError, UnavailableError
 from sglang_lsm.fs import DRAFT_SUFFIX, FileSystem, LocalFileSystem, Lock
 from sglang_lsm.index.page_index import PageIndex
-from sglang_lsm.tensorlog.log import TensorLog
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +92,18 @@ def discard_damaged_index(fs: FileSystem, directory: Path) -> None:
         fs.unlink(directory / DAMAGED_NAME)
 
 
+def mark_index_damaged(fs: FileSystem, directory: Path) -> None:
+    """See to it that the next start rebuilds the index from the log.
+
+    Until then, what its damaged blocks held are misses; the rest goes on being found.
+    """
+    logger.error("the index is damaged; the next start rebuilds it. path=%s", directory)
+    try:
+        fs.replace(directory / DAMAGED_NAME, b"")
+    except UnavailableError as error:
+        logger.warning("cannot note that the index is damaged. reason=%s", error)
+
+
 def open_store_index(
     fs: FileSystem, directory: Path, open_index: Callable[[Path], PageIndex]
 ) -> PageIndex:
@@ -112,23 +123,3 @@ def open_store_index(
         logger.warning("the index is damaged; it will be rebuilt from the log. reason=%s", error)
         fs.remove_tree(path)
         return open_index(path)
-
-
-def rebuild_index(index: PageIndex, log: TensorLog) -> None:
-    """Fill a new index from the batch headers of the log; later batches win.
-
-    Pages that were evicted or deleted stay so: their bytes were punched out.
-    """
-    num_pages = 0
-    for segment_id in log.segment_ids():
-        for batch in log.batches(segment_id):
-            entries = [
-                (entry.key, format.encode_index_value(location))
-                for entry, location in zip(batch.entries, batch.locations(), strict=True)
-                if log.has_data(location)
-            ]
-            index.put(entries)
-            num_pages += len(entries)
-    index.put_meta(META_COMPLETE, b"1")
-    if num_pages:
-        logger.warning("the index was rebuilt from the log. num_pages=%d", num_pages)

@@ -24,6 +24,7 @@ class Room:
 
         Pages worth least go first where the file system gives single pages back, and whole
         segments, oldest first, where it does not or while it is not known yet what a page is worth.
+        A segment with pinned pages goes if no other is left.
 
         Raises:
             UnavailableError: nothing is left to let go, or the index failed.
@@ -55,7 +56,10 @@ class Room:
                 return
         # No page is left while segments hold headers, or pages of calls that were withdrawn; or a
         # disk that fails to punch would have all pages go for nothing.
-        oldest = next(iter(self._log.sealed_ids()), None)
-        if oldest is None:
+        sealed, pinned = self._log.sealed_ids(), self._catalog.pinned_by_segment()
+        if not sealed:
             raise UnavailableError("no room: the disk is at its free-space floor")
-        counters.add(pages_evicted=self._catalog.forget_segment(oldest))
+        oldest = next((i for i in sealed if i not in pinned), sealed[0])
+        counters.add(
+            pages_evicted=self._catalog.forget_segment(oldest), pinned_evicted=pinned[oldest]
+        )

@@ -7,6 +7,7 @@ Directory layout:
     index/       RocksDB: page keys to locations, and the fingerprints of all namespaces
     log/         segments of the tensor log
     PAGES        the page table as of a clean close, for a start without a scan
+    HOLDS        what operators asked for of prefixes: pins, priorities, expiry
     INDEX_DAMAGED  while serving, the index was found damaged: the next start rebuilds it
 
 Invariants: a page handed out was verified against a checksum seeded with its key; an index entry is
@@ -26,24 +27,24 @@ from pathlib import Path
 from sglang_lsm import format, keycodec
 from sglang_lsm.admission import Doorkeeper
 from sglang_lsm.catalog import Catalog
+from sglang_lsm.clock import Clock
 from sglang_lsm.config import StoreConfig, require_live
 from sglang_lsm.directory import (
-    DAMAGED_NAME,
     LOG_NAME,
     META_COMPLETE,
     META_FINGERPRINT,
     META_NEXT_SEGMENT,
-    TABLE_NAME,
     claim_directory,
     create_facts,
     discard_damaged_index,
+    mark_index_damaged,
     open_store_index,
-    rebuild_index,
 )
 from sglang_lsm.errors import ClosedError, CorruptionError, StoreError, UnavailableError
 from sglang_lsm.eviction.places import MAX_LENGTH_BYTES
 from sglang_lsm.fs import FileSystem, LocalFileSystem
 from sglang_lsm.gate import Gate
+from sglang_lsm.holds import Hold, Holds, digests_of
 from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
@@ -59,13 +60,14 @@ from sglang_lsm.pages import (
     StoredPage,
 )
 from sglang_lsm.periodic import Periodic
+from sglang_lsm.recovery import keep_table, rebuild_index, take_table
 from sglang_lsm.room import Room
 from sglang_lsm.tensorlog.log import TensorLog
 from sglang_lsm.tensorlog.transfer import page_bytes
 
 logger = logging.getLogger(__name__)
 
-_MERGE_INTERVAL_S = 1.0
+_UPKEEP_INTERVAL_S = 1.0
 
 
 class Store:
@@ -78,7 +80,7 @@ class Store:
         *,
         fs: FileSystem,
         open_index: Callable[[Path], PageIndex],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = Clock(),  # noqa: B008
         loads_behind: bool = True,
     ) -> None:
         """Open the parts; `Store.open` is the public way in.
@@ -90,14 +92,15 @@ class Store:
         self._fs = fs
         self._counters = Counters()
         self._gate = Gate()
+        self._clock = clock
         self._lock_file = claim_directory(fs, directory)
         try:
             create_facts(fs, directory)
             discard_damaged_index(fs, directory)
             self._index = HealingIndex(
                 lambda: open_store_index(fs, directory, open_index),
-                clock=clock,
-                on_damage=self._mark_index_damaged,
+                clock=clock.monotonic_s,
+                on_damage=lambda: mark_index_damaged(fs, directory),
             )
             self._log = self._open_log()
             self._catalog = Catalog(self._index, self._log, recency_only=config.eviction == "lru")
@@ -111,6 +114,10 @@ class Store:
             if is_rebuilt:
                 rebuild_index(self._index, self._log)
             self._fill_catalog(is_rebuilt=is_rebuilt, is_behind=loads_behind)
+            self._holds = Holds(
+                self._catalog, fs, directory,
+                max_pinned_bytes=int(config.pinned_share * config.quota_bytes),
+            )  # fmt: skip
             self._room.shrink(self._counters)
         except BaseException:
             self._close_parts()
@@ -119,8 +126,8 @@ class Store:
         if config.log.durability == "interval":
             sync_s = config.log.sync_interval_s
             self._threads.append(Periodic("kv-storage-sync", sync_s, self.sync))
-        if loads_behind and config.log.merge_bytes_per_s:
-            self._threads.append(Periodic("kv-storage-merge", _MERGE_INTERVAL_S, self._merge))
+        if loads_behind:
+            self._threads.append(Periodic("kv-storage-upkeep", _UPKEEP_INTERVAL_S, self._upkeep))
 
     @classmethod
     def open(cls, directory: Path, config: StoreConfig) -> "Store":
@@ -151,7 +158,7 @@ class Store:
             self.directory / LOG_NAME,
             self.config.log,
             admit=self._admit_segment,
-            clock_ms=lambda: time.time_ns() // 1_000_000,
+            clock_ms=self._clock.wall_ms,
             first_id=int(next_id) if next_id else 1,
         )
 
@@ -184,6 +191,7 @@ class Store:
         """
         with self._gate.entered():
             num_hits = self._num_current(path, self._index.walk(keycodec.encode(path)))
+            num_hits = min(num_hits, self._num_unexpired(path))
         self._counters.add(pages_probed=path.num_pages, pages_hit=num_hits)
         return num_hits
 
@@ -214,6 +222,9 @@ class Store:
         keys = list(keycodec.encode(path))
         try:
             with self._gate.entered():
+                if self._num_unexpired(path) < path.num_pages:
+                    # What has expired goes first, or it would take the new pages along.
+                    self._expire()
                 started_s = time.perf_counter()
                 missing = self._admitted(path, self._missing(path, keys), pages)
                 if missing and not self._append(path, keys, pages, missing, still_valid):
@@ -247,7 +258,7 @@ class Store:
         _check_counts(path, out)
         keys = list(keycodec.encode(path))
         with self._gate.entered():
-            values = self._index.walk(keys)
+            values = self._index.walk(keys)[: self._num_unexpired(path)]
             locations = [
                 format.decode_index_value(value)
                 for value in values[: self._num_current(path, values)]
@@ -304,6 +315,44 @@ class Store:
                 for key, value in islice(self._catalog.below(prefixes), max_pages)
             ]
 
+    def hold(
+        self, path: PagePath, *, pinned: bool = False, priority: int = 0, ttl_s: float | None = None
+    ) -> None:
+        """Keep a prefix, or have it forgotten in time; replaces what was asked of it before.
+
+        Durable on return, also through kill -9 and the loss of the index. Pages that are not stored
+        yet take it when they come. Without any wish, the prefix is released.
+
+        Args:
+            path: the prefix is all of it, from the root to its end.
+            pinned: its pages are not evicted, up to `StoreConfig.pinned_share` of the quota; the
+                quota and the free-space floor come first.
+            priority: 0 to 3: its pages are evicted after all pages of a lower priority.
+            ttl_s: seconds after which its last page and everything that extends it are misses, and
+                are reclaimed. What is stored there afterwards stays.
+
+        Raises:
+            ValueError: a priority out of range, or a path without pages.
+            UnavailableError: too much is held or pinned already, or an I/O error; nothing changed.
+            ClosedError.
+        """
+        expires_at_ms = None if ttl_s is None else self._clock.wall_ms() + int(1000 * ttl_s)
+        hold = Hold(
+            namespace=path.namespace, digests=digests_of(path), pinned=pinned, priority=priority,
+            expires_at_ms=expires_at_ms,
+        )  # fmt: skip
+        with self._gate.entered():
+            self._holds.set(hold)
+
+    def holds(self) -> list[Hold]:
+        """Return what is asked for of prefixes, expired ones until they have been forgotten.
+
+        Raises:
+            ClosedError.
+        """
+        with self._gate.entered():
+            return self._holds.all()
+
     def touch(self, path: PagePath) -> None:
         """Note that a request used the pages of `path` from the root to its end, in any tier.
 
@@ -336,8 +385,7 @@ class Store:
     def tune(self, config: StoreConfig) -> None:
         """Go on with `config`, which differs in live settings only (`config.require_live`).
 
-        Calls under way end as they began; no page is moved. A `log.merge_bytes_per_s` takes effect
-        unless the store was opened with 0.
+        Calls under way end as they began; no page is moved.
 
         Raises:
             ConfigError: it differs in a setting that needs a restart; nothing was changed.
@@ -383,22 +431,17 @@ class Store:
             if hasattr(self, "_log"):
                 stack.callback(self._log.close)
             if hasattr(self, "_catalog"):
-                self._keep_table()
+                keep_table(self._fs, self.directory, self._catalog.checkpoint())
 
     def _fill_catalog(self, *, is_rebuilt: bool, is_behind: bool) -> None:
         """Take the page table of the last close, or begin to scan the index for it."""
-        place = self.directory / TABLE_NAME
-        content = self._fs.read(place)
-        if content is not None:
-            # It holds for this moment only; a crash must not leave it to the next start.
-            self._fs.unlink(place)
-            self._fs.sync_dir(self.directory)
-            if not is_rebuilt:
-                try:
-                    self._catalog.restore(content)
-                    return
-                except CorruptionError as error:
-                    logger.warning("the page table is scanned anew. reason=%s", error)
+        content = take_table(self._fs, self.directory)
+        if content is not None and not is_rebuilt:
+            try:
+                self._catalog.restore(content)
+                return
+            except CorruptionError as error:
+                logger.warning("the page table is scanned anew. reason=%s", error)
         self._catalog.begin_loading()
         if is_behind:
             threading.Thread(target=self._load_catalog, name="kv-storage-load", daemon=True).start()
@@ -415,15 +458,6 @@ class Store:
         except StoreError as error:
             # Whole segments are evicted instead of pages, until the next start.
             logger.warning("the page table could not be filled. reason=%s", error)
-
-    def _keep_table(self) -> None:
-        content = self._catalog.checkpoint()
-        if content is None:
-            return
-        try:
-            self._fs.replace(self.directory / TABLE_NAME, content)
-        except UnavailableError as error:
-            logger.warning("the next start scans the page table. reason=%s", error)
 
     def merge(self, path: PagePath) -> int:
         """Copy the stored pages of the call next to each other; return how many bytes were copied.
@@ -521,25 +555,30 @@ class Store:
             logger.warning("pages failed verification, now misses. num_pages=%d", num_gone)
         return num_gone
 
+    def _num_unexpired(self, path: PagePath) -> int:
+        """Return how many leading pages of the call have not expired."""
+        now_ms = self._clock.wall_ms()
+        if not self._holds.is_due(now_ms):
+            return path.num_pages
+        return self._holds.num_before_expired(path, now_ms)
+
+    def _expire(self) -> None:
+        self._counters.add(pages_expired=self._holds.expire(self._clock.wall_ms()))
+
+    def _upkeep(self) -> None:
+        """Do what is due now and then, on a thread of its own."""
+        with self._gate.entered():
+            self._expire()
+        self._merge()
+
     def _merge(self) -> None:
-        """Merge what was read scattered; on the thread that does so now and then."""
-        limit = int(self.config.log.merge_bytes_per_s * _MERGE_INTERVAL_S)
+        """Merge what was read scattered."""
+        limit = int(self.config.log.merge_bytes_per_s * _UPKEEP_INTERVAL_S)
         started_s = time.perf_counter()
         with self._gate.entered():
             num_bytes = self._merger.run(limit)
         if num_bytes:
             self._counters.add(bytes_merged=num_bytes, merge_s=time.perf_counter() - started_s)
-
-    def _mark_index_damaged(self) -> None:
-        """See to it that the next start rebuilds the index from the log.
-
-        Until then, what its damaged blocks held are misses; the rest goes on being found.
-        """
-        logger.error("the index is damaged; the next start rebuilds it. path=%s", self.directory)
-        try:
-            self._fs.replace(self.directory / DAMAGED_NAME, b"")
-        except UnavailableError as error:
-            logger.warning("cannot note that the index is damaged. reason=%s", error)
 
     def _admit_segment(self, segment_id: int, num_bytes: int) -> None:
         """Make room for a new segment; called by the log under its tail lock."""

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_lsm import format, keycodec
+from sglang_lsm.eviction import traits
 from sglang_lsm.eviction.evictor import Evictor
+from sglang_lsm.eviction.hold_marks import NO_MARKS, HoldMarks
 from sglang_lsm.eviction.page_paths import index_keys
 from sglang_lsm.eviction.page_table import PageTable
 from sglang_lsm.eviction.places import length_units, offset_units, pack_place, segment_ids
-from sglang_lsm.eviction.policy import EvictionConfig
 from sglang_lsm.eviction.reuse_model import ReuseModel
 from sglang_lsm.eviction.row_index import EMPTY, Rows
 from sglang_lsm.pages import NAMESPACE_BYTES, Location, NamespaceId, PagePath
@@ -51,6 +52,7 @@ class StoredRows:
         self._recency_only = recency_only
         self.num_live: dict[int, int] = {}
         """Stored pages by segment."""
+        self._marks, self._max_pinned_bytes = NO_MARKS, 0
         # Half a MiB to begin with: growing from nothing would enter each of the first pages often.
         self.reset(PageTable(_FIRST_ROWS), now=0)
 
@@ -58,7 +60,7 @@ class StoredRows:
         """Go on with another table, as of a logical time."""
         model = None if self._recency_only else ReuseModel()
         self.table = table
-        self.evictor = Evictor(table, EvictionConfig(), model, now)
+        self.evictor = Evictor(table, model, now)
 
     def count_all(self) -> None:
         """Count the pages of each segment anew."""
@@ -100,9 +102,28 @@ class StoredRows:
         replaced = self.locations(rows[before][table.place[rows[before]] != GHOST])
         table.relocate(rows[before], places[before])
         new = np.append(before, at[(at >= num_old) & entered])
+        self._mark(rows[min(num_old, int(at[0])) :])
         self.count([locations[i] for i in np.searchsorted(at, new).tolist()], +1)
         self.count(replaced, -1)
         return Entered([bool(ok) for ok in entered], replaced)
+
+    def set_marks(self, marks: HoldMarks, max_pinned_bytes: int) -> None:
+        """Take what operators ask for of pages, those included that come later."""
+        self._marks, self._max_pinned_bytes = marks, max_pinned_bytes
+        self.mark_all()
+
+    def mark_all(self) -> None:
+        """Put the marks on every page that they name, and take others off."""
+        self.evictor.reconsider()
+        traits.clear_holds(self.table.traits)
+        rows = self.table.find(self._marks.keys)
+        self._mark(rows[rows != EMPTY])
+
+    def num_pinned_bytes(self, marks: HoldMarks) -> int:
+        """Return the bytes on disk of those pages that `marks` would pin."""
+        rows = self.table.find(marks.pinned_keys())
+        units = length_units(self.table.place[rows[rows != EMPTY]])
+        return int(units.sum()) * format.BLOCK_BYTES
 
     def lose(self, keys: Sequence[bytes], locations: Sequence[Location]) -> None:
         """Make ghosts of the rows of pages that are gone; of those that have one."""
@@ -183,6 +204,27 @@ class StoredRows:
             Location(segment_id, offset, length, 0, b"")
             for segment_id, offset, length in zip(*(c.tolist() for c in columns), strict=True)
         ]
+
+    def _mark(self, rows: Rows) -> None:
+        if not self._marks.keys.size or not rows.size:
+            return
+        bits = self._marks.bits_of(self.table.key[rows])
+        pinned = rows[bits & traits.PINNED > 0]
+        excess = (self._pinned_bytes(without=pinned) - self._max_pinned_bytes) // format.BLOCK_BYTES
+        if pinned.size:
+            # Pinned as far as there is room, so that something is left to evict.
+            fits = np.cumsum(length_units(self.table.place[pinned])) + excess <= 0
+            bits[bits & traits.PINNED > 0] &= np.where(
+                fits, 0xFFFF, ~traits.PINNED & 0xFFFF
+            ).astype(np.uint16)
+        traits.set_hold(self.table.traits, rows, bits)
+
+    def _pinned_bytes(self, without: Rows) -> int:
+        """Return the bytes of pages that are pinned now, some left out."""
+        rows = self.table.find(self._marks.pinned_keys())
+        rows = np.setdiff1d(rows[rows != EMPTY], without)
+        rows = rows[self.table.traits[rows] & traits.PINNED > 0]
+        return int(length_units(self.table.place[rows]).sum()) * format.BLOCK_BYTES
 
     def count(self, locations: Sequence[Location], change: int) -> None:
         """Note that pages came to their segments (+1) or left them (-1)."""

@@ -7,11 +7,8 @@ from sglang_lsm.eviction import traits
 from sglang_lsm.eviction.evictor import Evictor
 from sglang_lsm.eviction.page_table import PageTable
 from sglang_lsm.eviction.places import pack_place
-from sglang_lsm.eviction.policy import EvictionConfig
 from sglang_lsm.eviction.reuse_model import ReuseModel
 from trees import NAMESPACES, PATHS, hashes, row_of
-
-CONFIG = EvictionConfig()
 
 
 class Bounded:
@@ -19,7 +16,7 @@ class Bounded:
 
     def __init__(self, capacity, *, learn=False):
         self.capacity, self.table = capacity, PageTable(1)
-        self.evictor = Evictor(self.table, CONFIG, ReuseModel() if learn else None)
+        self.evictor = Evictor(self.table, ReuseModel() if learn else None)
         self.evicted = []
 
     def request(self, namespace, text):
@@ -88,7 +85,7 @@ def test_a_page_pinned_while_it_waits_in_the_queue_stays():
         cache.request(NAMESPACES[0], chr(1000 + i))
     cache.evictor.victims(1)
     row = np.array([1], np.int32)
-    traits.set_hold(cache.table.traits, row, priority=0, lifetime=0, pinned=True)
+    traits.set_hold(cache.table.traits, row, np.array([traits.PINNED], np.uint16))
     assert cache.evictor.victims(1).tolist() == [2]
 
 

@@ -38,22 +38,18 @@ def test_size_of_the_run(added, size):
     assert set((conversation(added) >> traits.SIZE_SHIFT & 3).tolist()) == {size}
 
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=12))
-def test_hold_outlives_use(runs):
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.integers(0, 3), st.booleans())
+def test_a_hold_outlives_use_and_goes_without_a_trace(runs, priority, pinned):
     column = conversation(*runs)
     every = rows(*range(len(column)))
-    traits.set_hold(column, every, priority=2, lifetime=3, pinned=True)
-    low = column & ((1 << traits.PRIORITY_SHIFT) - 1)
-    hold = column - low
+    bits = np.full(len(column), priority << traits.PRIORITY_SHIFT | pinned << 14, np.uint16)
+    traits.set_hold(column, every, bits)
     traits.mark_hit(column, every)
     traits.mark_new(column, every, len(every) - 1)
-    assert (column >> traits.PRIORITY_SHIFT << traits.PRIORITY_SHIFT == hold).all()
-    assert set((hold >> traits.LIFETIME_SHIFT & 3).tolist()) == {3}
-
-
-def test_a_hold_out_of_range_is_refused():
-    with pytest.raises(ValueError, match="0 to 3"):
-        traits.set_hold(np.zeros(1, np.uint16), rows(0), priority=4, lifetime=0, pinned=False)
+    held = column.copy()
+    traits.clear_holds(column)
+    assert (held - column == bits).all()
+    assert (column & (3 << traits.PRIORITY_SHIFT | traits.PINNED) == 0).all()
 
 
 def test_using_nothing_changes_nothing():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sglang_lsm import format, keycodec
 from sglang_lsm.format import BLOCK_BYTES, Batch, BatchEntry
+from sglang_lsm.holds import Hold, decode_holds, encode_holds
 from sglang_lsm.pages import Location, NamespaceId, PagePath
 from sglang_lsm.store import Store
 from support.fake_fs import FakeDisk
@@ -112,3 +113,19 @@ def test_a_store_of_these_bytes_is_read():
     assert store.get_batch(PATH, out) == 2
     assert [joined(page) for page in out] == [PAGE, PAGE]
     store.close()
+
+
+def test_holds():
+    holds = [
+        Hold(namespace=NamespaceId(bytes(range(8))), digests=b"\xab" * 16, pinned=True, priority=2),
+        Hold(namespace=NamespaceId(bytes(8)), digests=b"\x01" * 8, expires_at_ms=1_700_000_000_000),
+    ]
+    content = (
+        b'{"format_version": 1, "holds": [{"digests": "abababababababababababababababab", '
+        b'"expires_at_ms": null, "namespace": "0001020304050607", "pinned": true, "priority": 2}, '
+        b'{"digests": "0101010101010101", "expires_at_ms": 1700000000000, '
+        b'"namespace": "0000000000000000", "pinned": false, "priority": 0}]}\n'
+        b"e71e0aa62687cbf1\n"
+    )
+    assert encode_holds(holds) == content
+    assert decode_holds(content) == holds

@@ -75,6 +75,43 @@ class StoreMachine(RuleBasedStateMachine):
     def clear(self, namespace):
         self.model.clear(namespace)
 
+    @rule(
+        call=calls(), pinned=st.booleans(), priority=st.integers(0, 3),
+        ttl_s=st.none() | st.integers(0, 20),
+    )  # fmt: skip
+    def hold(self, call, pinned, priority, ttl_s):
+        self.model.refused(
+            lambda: self.model.hold(*call[:2], pinned=pinned, priority=priority, ttl_s=ttl_s)
+        )
+        self.model.advance(0)
+        self.model.check()
+
+    @rule(call=calls())
+    def release(self, call):
+        self.model.hold(*call[:2], pinned=False, priority=0, ttl_s=None)
+
+    @rule(num_seconds=st.integers(0, 20))
+    def time_goes_by(self, num_seconds):
+        self.model.advance(num_seconds)
+        self.model.check()
+
+    @rule()
+    def upkeep(self):
+        self.model.store._upkeep()
+        self.model.check()
+
+    @rule(call=calls(), num_changes=st.integers(0, 6), seed=st.none() | seeds)
+    def end_during_upkeep(self, call, num_changes, seed):
+        """A process that dies while it forgets what has expired begins again."""
+        self.model.hold(*call[:2], pinned=False, priority=0, ttl_s=1)
+        self.model.advance(1)
+        num_evicted = self.model.until_crash(num_changes, self.model.store._upkeep)
+        if seed is None:
+            self.model.kill()
+        else:
+            self.model.lose_power(seed)
+        self.model.check(num_uncounted=num_evicted)
+
     @rule(call=calls())
     def merge(self, call):
         self.model.merge(*call)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from sglang_lsm import format
+from sglang_lsm.clock import Clock
 from sglang_lsm.errors import StoreError
 from sglang_lsm.keycodec import DIGEST_BYTES, encode
 from sglang_lsm.pages import NamespaceId, PageHash, PagePath
@@ -86,6 +87,12 @@ class StoreModel:
         self.num_on_purpose = 0
         """Keys that went from the index because the caller said so."""
         self.now_s = 0.0
+        self.clock = Clock(lambda: self.now_s, lambda: int(1000 * self.now_s))
+        self.holds: dict[bytes, tuple[bool, float | None]] = {}
+        """Whether each held prefix is pinned, and when it expires; by the digests of its path."""
+        self.num_pinned_evicted = 0
+        self.is_pin_sure = True
+        """Whether all pinned pages are within their share of the quota."""
         if opened:
             self.open()
 
@@ -94,9 +101,9 @@ class StoreModel:
         self.disk.make_dir(self.directory)
         self.store = Store(
             self.directory, self.config, fs=self.disk, open_index=self.index_disk.open,
-            clock=lambda: self.now_s, loads_behind=False,
+            clock=self.clock, loads_behind=False,
         )  # fmt: skip
-        self.num_evicted = 0
+        self.num_evicted = self.num_pinned_evicted = 0
 
     def put(
         self, namespace: NamespaceId, tokens: Tokens, start: int, *, faulty: bool = False
@@ -150,6 +157,28 @@ class StoreModel:
             num_deleted = self.store.delete_subtree(path)
         assert num_deleted == len(listed)
         assert not any(self._is_found(page) for page in below)
+
+    def hold(
+        self, namespace: NamespaceId, tokens: Tokens, *, pinned: bool, priority: int,
+        ttl_s: float | None,
+    ) -> None:  # fmt: skip
+        """Ask for something of a prefix, or release it."""
+        path = PagePath(namespace, hashes_of(tokens))
+        self.store.hold(path, pinned=pinned, priority=priority, ttl_s=ttl_s)
+        self.holds[_digests((namespace, tokens))] = (
+            pinned, None if ttl_s is None else self.now_s + ttl_s
+        )  # fmt: skip
+        self.is_pin_sure = self._pins_fit()
+
+    def advance(self, num_seconds: float) -> None:
+        """Let time go by; what expires is not found any more."""
+        self.now_s += num_seconds
+        for prefix, (_, expires_s) in list(self.holds.items()):
+            if expires_s is not None and expires_s <= self.now_s:
+                del self.holds[prefix]
+                gone = {page for page in self.present if _digests(page).startswith(prefix)}
+                self._forget(gone)
+                assert not any(self._is_found(page) for page in gone)
 
     def clear(self, namespace: NamespaceId) -> None:
         """Forget a namespace; nothing of it is found afterwards."""
@@ -219,7 +248,12 @@ class StoreModel:
         stats = self.store.stats()
         num_evicted = stats.pages_evicted - self.num_evicted + num_uncounted
         assert len(lost) <= num_evicted, f"lost without a cause: {lost}"
-        self.num_evicted = stats.pages_evicted
+        self.is_pin_sure &= self._pins_fit()
+        num_pinned = stats.pinned_evicted - self.num_pinned_evicted + num_uncounted
+        if self.is_pin_sure:
+            pinned = {page for page in lost if self._is_pinned(page)}
+            assert len(pinned) <= num_pinned, f"pinned and evicted: {pinned}"
+        self.num_evicted, self.num_pinned_evicted = stats.pages_evicted, stats.pinned_evicted
         self._forget(lost)
         self.check_quota()
 
@@ -244,7 +278,20 @@ class StoreModel:
 
     def wait(self) -> None:
         """Let enough time go by for whatever is retried from time to time."""
-        self.now_s += 3600
+        self.advance(3600)
+
+    def _is_pinned(self, page: Page) -> bool:
+        digests = _digests(page)
+        return any(
+            pinned and prefix.startswith(digests) for prefix, (pinned, _) in self.holds.items()
+        )
+
+    def _pins_fit(self) -> bool:
+        """Return whether pages that were ever put and are pinned would fit their share."""
+        num_bytes = sum(
+            format.padded(sum(PIECES[page[0]])) for page in self.attempted if self._is_pinned(page)
+        )
+        return num_bytes <= self.config.pinned_share * self.config.quota_bytes
 
     def _num_unasked(self) -> int:
         """Return how many keys the store has deleted from the index by itself: evictions."""
@@ -274,6 +321,11 @@ class StoreModel:
         gone = set(pages)
         self.present -= gone
         self.durable -= gone
+
+
+def _digests(page: Page) -> bytes:
+    namespace, tokens = page
+    return namespace + b"".join(h[:DIGEST_BYTES] for h in hashes_of(tokens))
 
 
 def _key(page: Page) -> bytes:

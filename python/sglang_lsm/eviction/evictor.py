@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sglang_lsm.eviction import traits
 from sglang_lsm.eviction.page_table import MANY, PageTable
 from sglang_lsm.eviction.places import LENGTH_MASK, Places, length_units
-from sglang_lsm.eviction.policy import LRU, EvictionConfig, Need, choose_victims
+from sglang_lsm.eviction.policy import LRU, Need, choose_victims
 from sglang_lsm.eviction.reuse_model import ReuseModel
 from sglang_lsm.eviction.row_index import EMPTY, Keys, Rows
 from sglang_lsm.eviction.row_space import RowSpace
@@ -44,7 +44,6 @@ class Evictor:
 
     Args:
         table: its pages.
-        config: settings.
         model: learns which pages are used again; without one, the last access alone decides (LRU).
         now: logical time, as it comes with a checkpoint.
     """
@@ -52,13 +51,11 @@ class Evictor:
     def __init__(
         self,
         table: PageTable,
-        config: EvictionConfig,
         model: ReuseModel | None,
         now: int = 0,
     ) -> None:
         self.table = table
         self.now = now
-        self._config = config
         self._model = model
         self._queue: _Queue | None = None
 
@@ -139,6 +136,10 @@ class Evictor:
         """Note that pages were evicted or deleted, none without its extensions."""
         self.table.remove(rows)
 
+    def reconsider(self) -> None:
+        """Choose anew at the next call: pages were pinned, or given another priority."""
+        self._queue = None
+
     def _num_unshared(self, keys: Keys) -> int:
         """Return how many leading keys no other page has, so that each finds its own row."""
         shared = self.table.find(keys) != EMPTY
@@ -152,7 +153,7 @@ class Evictor:
         at_once = max(num_units, int(used.sum()) // _QUEUE_SHARE)
         ranks = self._model.ranks if self._model else LRU
         need = Need(units=at_once, now=self.now, keep=keep)
-        rows = choose_victims(view, need, ranks, self._config)
+        rows = choose_victims(view, need, ranks)
         self._queue = _Queue(rows.tolist(), table.key[rows].tolist(), table.last[rows].tolist())
 
     def _from_queue(self, num_units: int, keep: int) -> Rows:

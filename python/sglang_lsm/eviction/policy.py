@@ -1,8 +1,8 @@
 """Which pages leave: least worth first, and never before their extensions. Pure.
 
-Every page has an order, a number: expired pages before others, then low before high priority, then
-by rank (what the reuse model expects of pages of its class and age), then by last access. With all
-ranks equal that is leaf-first LRU.
+Every page has an order, a number: low before high priority, then by rank (what the reuse model
+expects of pages of its class and age), then by last access. With all ranks equal that is leaf-first
+LRU.
 """
 
 import heapq
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_lsm.errors import ConfigError
 from sglang_lsm.eviction import traits
 from sglang_lsm.eviction.page_table import MANY, TableView
 from sglang_lsm.eviction.places import LENGTH_MASK, length_units
@@ -28,20 +27,6 @@ _PRIORITY_BIT, _RANK_BIT = 56, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvictionConfig:
-    """How long pages are kept at most."""
-
-    lifetimes: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Logical time that a page of each lifetime stays without being used; 0 is for ever. Shorter
-    frees room for others; pages that were due anyway lose hits."""
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value that cannot work."""
-        if len(self.lifetimes) != traits.NUM_LIFETIMES + 1 or min(self.lifetimes) < 0:
-            raise ConfigError(f"lifetimes are four numbers from 0 on. value={self.lifetimes}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
     """What is to be freed, and when."""
 
@@ -53,7 +38,7 @@ class Need:
     """A row that stays, and with it the path before it: new pages are about to extend it."""
 
 
-def choose_victims(view: TableView, need: Need, ranks: Ranks, config: EvictionConfig) -> Rows:
+def choose_victims(view: TableView, need: Need, ranks: Ranks) -> Rows:
     """Return rows to evict, extensions before what they extend, until they free `need.units`.
 
     Frees less only if nothing more may leave: what is left is pinned, kept, or leads to such pages.
@@ -62,7 +47,6 @@ def choose_victims(view: TableView, need: Need, ranks: Ranks, config: EvictionCo
         view: of the page table.
         need: what for.
         ranks: `[classes, bins]`, `LRU` or those of a `ReuseModel`.
-        config: settings.
 
     Cost: one pass over all rows, then a few us for each victim.
     """
@@ -72,39 +56,27 @@ def choose_victims(view: TableView, need: Need, ranks: Ranks, config: EvictionCo
         return np.empty(0, np.int32)
     # No other leaf can be among the victims: each of these frees at least the shortest length.
     num_needed = -(-need.units // int(length_units(view.place[leaves]).min()))
-    orders = order(view, leaves, need.now, ranks, config)
+    orders = order(view, leaves, need.now, ranks)
     if num_needed < len(leaves):
         first = np.argpartition(orders, num_needed - 1)[:num_needed]
         leaves, orders = leaves[first], orders[first]
     # Of pages used last by the same request, the later row lies deeper.
     heap = list(zip(orders.tolist(), (-leaves).tolist(), strict=True))
     heapq.heapify(heap)
-    return _climb(view, need, heap, ranks, config)
+    return _climb(view, need, heap, ranks)
 
 
-def order(
-    view: TableView, rows: NDArray[np.integer], now: int, ranks: Ranks, config: EvictionConfig
-) -> Orders:
+def order(view: TableView, rows: NDArray[np.integer], now: int, ranks: Ranks) -> Orders:
     """Return for each row a number; the lowest leaves first."""
     bits, last = view.traits[rows], view.last[rows].astype(np.int64)
     age = np.maximum(now - last, 0)
     rank = ranks[bits & traits.CLASS_MASK, age_bin(age)]
-    priority = (bits >> traits.PRIORITY_SHIFT & traits.MAX_PRIORITY).astype(np.int64) + 1
-    if any(config.lifetimes):
-        lifetimes = np.array(config.lifetimes)
-        lifetime = lifetimes[bits >> traits.LIFETIME_SHIFT & traits.NUM_LIFETIMES]
-        priority[(lifetime > 0) & (age > lifetime)] = 0
+    priority = (bits >> traits.PRIORITY_SHIFT & traits.MAX_PRIORITY).astype(np.int64)
     orders: Orders = priority << _PRIORITY_BIT | rank << _RANK_BIT | last
     return orders
 
 
-def _climb(
-    view: TableView,
-    need: Need,
-    heap: list[tuple[int, int]],
-    ranks: Ranks,
-    config: EvictionConfig,
-) -> Rows:
+def _climb(view: TableView, need: Need, heap: list[tuple[int, int]], ranks: Ranks) -> Rows:
     """Take the lowest again and again; a page whose last extension left joins the others."""
     # Single values are read from a memoryview in half the time that an array takes.
     parents, children, places = view.parent.data, view.children.data, view.place.data
@@ -128,6 +100,6 @@ def _climb(
             heapq.heappop(heap)
             continue
         if last[parent] != last[row] or bits[parent] != bits[row]:
-            its_order = int(order(view, np.array([parent]), need.now, ranks, config)[0])
+            its_order = int(order(view, np.array([parent]), need.now, ranks)[0])
         heapq.heapreplace(heap, (its_order, -parent))
     return np.array(victims, np.int32)

@@ -6,7 +6,7 @@
     bit  6      tail      last page of its run: often cut within a turn, so seldom met again
     bits 7-9    run       at which run of pages from the root it was stored
     bits 10-11  priority  3 leaves last
-    bits 12-13  lifetime  which of the lifetimes of the settings holds
+    bits 12-13  free
     bit  14     pinned    never leaves
 
 The low seven bits are the page's class. Pages of a class are expected to be used again alike.
@@ -22,12 +22,13 @@ Rows = NDArray[np.int32]
 NEW = 0
 NUM_CLASSES = 1 << 7
 CLASS_MASK = NUM_CLASSES - 1
-SIZE_SHIFT, RUN_SHIFT, PRIORITY_SHIFT, LIFETIME_SHIFT = 3, 7, 10, 12
+SIZE_SHIFT, RUN_SHIFT, PRIORITY_SHIFT = 3, 7, 10
 REUSED, TAIL, PINNED = 1 << 5, 1 << 6, 1 << 14
 MAX_TURN = 7
-MAX_PRIORITY = NUM_LIFETIMES = 3
+MAX_PRIORITY = 3
 _TURN_MASK, _SIZE_MASK, _RUN_MASK = 7, 3 << SIZE_SHIFT, 7 << RUN_SHIFT
 _SIZES = (4, 16, 64)
+_HOLD_MASK = np.uint16(MAX_PRIORITY << PRIORITY_SHIFT | PINNED)
 
 
 def mark_hit(column: Traits, rows: Rows) -> None:
@@ -59,10 +60,11 @@ def mark_new(column: Traits, rows: Rows, num_old: int) -> None:
     column[rows] = traits
 
 
-def set_hold(column: Traits, rows: Rows, *, priority: int, lifetime: int, pinned: bool) -> None:
-    """Set on `rows` what an operator asked for: priority 0-3, index of a lifetime, pinned."""
-    if not (0 <= priority <= MAX_PRIORITY and 0 <= lifetime <= NUM_LIFETIMES):
-        raise ValueError(f"priority and lifetime are 0 to 3. got={priority},{lifetime}")
-    low = column[rows] & ((1 << PRIORITY_SHIFT) - 1)
-    hold = priority << PRIORITY_SHIFT | lifetime << LIFETIME_SHIFT | PINNED * pinned
-    column[rows] = low | hold
+def set_hold(column: Traits, rows: Rows, bits: Traits) -> None:
+    """Set on `rows` what an operator asked for: priority and pin, in their places."""
+    column[rows] = column[rows] & ~_HOLD_MASK | bits
+
+
+def clear_holds(column: Traits) -> None:
+    """Forget of all rows what an operator asked for."""
+    column &= ~_HOLD_MASK

@@ -21,6 +21,10 @@ class StoreStats:
     pages_damaged: int = 0
     """Pages whose checksum did not match; each became a miss."""
     pages_evicted: int = 0
+    pinned_evicted: int = 0
+    """Of them, pinned ones: nothing else was left to keep the quota or the free-space floor."""
+    pages_expired: int = 0
+    """Forgotten because the time of a prefix was over."""
     bytes_merged: int = 0
     """Copied to restore the adjacency of scattered prefixes."""
     puts_failed: int = 0
