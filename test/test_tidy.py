@@ -29,7 +29,7 @@ LAYERS = (
     {"keycodec", "format", "fs", "gate", "observability", "periodic"},
     {"index", "tensorlog", "eviction"},
     {"directory", "catalog", "catalog_loader", "stored_rows"},
-    {"admission", "holds", "merge", "recovery", "room"},
+    {"admission", "holds", "lookup", "merge", "recovery", "room"},
     {"store", "survey"},
     {"controller", "services"},
     {"cli"},

@@ -15,7 +15,7 @@ and power loss. One that cannot be read is left out of account: nothing is held,
 import json
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -154,19 +154,26 @@ class Holds:
     """The holds of an open store. Thread-safe."""
 
     def __init__(
-        self, catalog: Catalog, fs: FileSystem, directory: Path, *, max_pinned_bytes: int
+        self,
+        catalog: Catalog,
+        fs: FileSystem,
+        directory: Path,
+        *,
+        max_pinned_bytes: int,
+        clock_ms: Callable[[], int],
     ) -> None:
         """Read what is held and mark its pages.
 
         Args:
             max_pinned_bytes: a hold that would pin more is refused; a page that comes later and
                 would exceed it is stored without its pin.
+            clock_ms: wall time.
 
         Raises:
             FormatVersionError, UnavailableError: see `read_holds`.
         """
         self._catalog, self._fs, self._directory = catalog, fs, directory
-        self._max_pinned_bytes = max_pinned_bytes
+        self._max_pinned_bytes, self._clock_ms = max_pinned_bytes, clock_ms
         self._lock = threading.Lock()
         self._holds = read_holds(fs, directory)
         self._adopt(self._holds)
@@ -192,26 +199,25 @@ class Holds:
                     )
             self._keep(kept)
 
-    def is_due(self, now_ms: int) -> bool:
-        """Return whether a prefix has expired and is still to be forgotten. Cheap."""
-        return self._next_expiry_ms is not None and self._next_expiry_ms <= now_ms
-
-    def num_before_expired(self, path: PagePath, now_ms: int) -> int:
-        """Return how many leading pages of the call lie before every expired prefix."""
+    def num_unexpired(self, path: PagePath) -> int:
+        """Return how many leading pages of the call have not expired. Cheap while none has."""
+        now_ms, next_ms = self._clock_ms(), self._next_expiry_ms
+        if next_ms is None or now_ms < next_ms:
+            return path.num_pages
         digests, num_pages = digests_of(path), path.num_pages
         for hold in self._expired(now_ms):
             if hold.namespace == path.namespace and digests.startswith(hold.digests):
                 num_pages = min(num_pages, max(0, hold.num_pages - 1 - path.start))
         return num_pages
 
-    def expire(self, now_ms: int) -> int:
+    def expire(self) -> int:
         """Forget the pages of prefixes that have expired, and their holds; return how many pages.
 
         Raises:
             UnavailableError: an I/O error; what was not done is done at the next call.
         """
         with self._lock:
-            expired = self._expired(now_ms)
+            expired = self._expired(self._clock_ms())
             if not expired:
                 return 0
             num_gone = self._catalog.forget_ranges([h.index_keys()[-1] for h in expired])

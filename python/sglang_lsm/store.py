@@ -40,7 +40,7 @@ from sglang_lsm.directory import (
     mark_index_damaged,
     open_store_index,
 )
-from sglang_lsm.errors import ClosedError, CorruptionError, StoreError, UnavailableError
+from sglang_lsm.errors import ClosedError, StoreError, UnavailableError
 from sglang_lsm.eviction.places import MAX_LENGTH_BYTES
 from sglang_lsm.fs import FileSystem, LocalFileSystem
 from sglang_lsm.gate import Gate
@@ -48,6 +48,7 @@ from sglang_lsm.holds import Hold, Holds, digests_of
 from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
+from sglang_lsm.lookup import missing_pages, num_current
 from sglang_lsm.merge import Merger
 from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.observability.counters import Counters, StoreStats
@@ -60,7 +61,7 @@ from sglang_lsm.pages import (
     StoredPage,
 )
 from sglang_lsm.periodic import Periodic
-from sglang_lsm.recovery import keep_table, rebuild_index, take_table
+from sglang_lsm.recovery import keep_table, rebuild_index, restore_table
 from sglang_lsm.room import Room
 from sglang_lsm.tensorlog.log import TensorLog
 from sglang_lsm.tensorlog.transfer import page_bytes
@@ -117,6 +118,7 @@ class Store:
             self._holds = Holds(
                 self._catalog, fs, directory,
                 max_pinned_bytes=int(config.pinned_share * config.quota_bytes),
+                clock_ms=clock.wall_ms,
             )  # fmt: skip
             self._room.shrink(self._counters)
         except BaseException:
@@ -190,8 +192,8 @@ class Store:
             UnavailableError, ClosedError.
         """
         with self._gate.entered():
-            num_hits = self._num_current(path, self._index.walk(keycodec.encode(path)))
-            num_hits = min(num_hits, self._num_unexpired(path))
+            num_hits = num_current(self._log, path, self._index.walk(keycodec.encode(path)))
+            num_hits = min(num_hits, self._holds.num_unexpired(path))
         self._counters.add(pages_probed=path.num_pages, pages_hit=num_hits)
         return num_hits
 
@@ -222,11 +224,13 @@ class Store:
         keys = list(keycodec.encode(path))
         try:
             with self._gate.entered():
-                if self._num_unexpired(path) < path.num_pages:
+                if self._holds.num_unexpired(path) < path.num_pages:
                     # What has expired goes first, or it would take the new pages along.
                     self._expire()
                 started_s = time.perf_counter()
-                missing = self._admitted(path, self._missing(path, keys), pages)
+                missing = self._admitted(
+                    path, missing_pages(self._log, path, self._index.get(keys)), pages
+                )
                 if missing and not self._append(path, keys, pages, missing, still_valid):
                     return False
         except StoreError:
@@ -258,10 +262,10 @@ class Store:
         _check_counts(path, out)
         keys = list(keycodec.encode(path))
         with self._gate.entered():
-            values = self._index.walk(keys)[: self._num_unexpired(path)]
+            values = self._index.walk(keys)[: self._holds.num_unexpired(path)]
             locations = [
                 format.decode_index_value(value)
-                for value in values[: self._num_current(path, values)]
+                for value in values[: num_current(self._log, path, values)]
             ]
             num_fitting = next(
                 (i for i, at in enumerate(locations) if at.length != page_bytes(out[i])),
@@ -435,13 +439,8 @@ class Store:
 
     def _fill_catalog(self, *, is_rebuilt: bool, is_behind: bool) -> None:
         """Take the page table of the last close, or begin to scan the index for it."""
-        content = take_table(self._fs, self.directory)
-        if content is not None and not is_rebuilt:
-            try:
-                self._catalog.restore(content)
-                return
-            except CorruptionError as error:
-                logger.warning("the page table is scanned anew. reason=%s", error)
+        if restore_table(self._fs, self.directory, self._catalog, is_rebuilt=is_rebuilt):
+            return
         self._catalog.begin_loading()
         if is_behind:
             threading.Thread(target=self._load_catalog, name="kv-storage-load", daemon=True).start()
@@ -474,31 +473,6 @@ class Store:
         """Sync, then ask that the page cache forget all pages; for benchmarks."""
         with self._gate.entered():
             self._log.drop_cache()
-
-    def _num_current(self, path: PagePath, values: Sequence[bytes]) -> int:
-        """Return how many leading index values belong to the pages of `path` and can be read."""
-        hashes = path.hashes[path.start : path.start + len(values)]
-        # All at once first: this is most of what a probe costs beside the index.
-        segments, tails = format.index_value_owners(values)
-        if tails == keycodec.hash_tails(hashes) and all(map(self._log.has, segments)):
-            return len(values)
-        for i, (value, page_hash) in enumerate(zip(values, hashes, strict=True)):
-            segment_id, tail = format.index_value_owner(value)
-            if tail != keycodec.hash_tail(page_hash) or not self._log.has(segment_id):
-                return i
-        return len(values)
-
-    def _missing(self, path: PagePath, keys: Sequence[bytes]) -> list[int]:
-        """Return the indices of the pages of the call that have to be written."""
-        missing = []
-        for i, value in enumerate(self._index.get(keys)):
-            if value is not None:
-                segment_id, tail = format.index_value_owner(value)
-                is_ours = tail == keycodec.hash_tail(path.hashes[path.start + i])
-                if is_ours and self._log.has(segment_id):
-                    continue
-            missing.append(i)
-        return missing
 
     def _admitted(
         self, path: PagePath, missing: Sequence[int], pages: Sequence[PageBuffer]
@@ -555,15 +529,8 @@ class Store:
             logger.warning("pages failed verification, now misses. num_pages=%d", num_gone)
         return num_gone
 
-    def _num_unexpired(self, path: PagePath) -> int:
-        """Return how many leading pages of the call have not expired."""
-        now_ms = self._clock.wall_ms()
-        if not self._holds.is_due(now_ms):
-            return path.num_pages
-        return self._holds.num_before_expired(path, now_ms)
-
     def _expire(self) -> None:
-        self._counters.add(pages_expired=self._holds.expire(self._clock.wall_ms()))
+        self._counters.add(pages_expired=self._holds.expire())
 
     def _upkeep(self) -> None:
         """Do what is due now and then, on a thread of its own."""

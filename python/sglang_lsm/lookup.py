@@ -1,0 +1,45 @@
+"""Which index values still hold: of the right page, and in a segment that is there."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sglang_lsm import format, keycodec
+from sglang_lsm.pages import PagePath
+
+
+class Segments(Protocol):
+    """The part of a log that is needed here."""
+
+    def has(self, segment_id: int) -> bool:
+        """Return whether a segment exists."""
+
+
+def num_current(segments: Segments, path: PagePath, values: Sequence[bytes]) -> int:
+    """Return how many leading index values belong to the pages of a call and can be read."""
+    hashes = path.hashes[path.start : path.start + len(values)]
+    # All at once first: this is most of what a probe costs beside the index.
+    ids, tails = format.index_value_owners(values)
+    if tails == keycodec.hash_tails(hashes) and all(map(segments.has, ids)):
+        return len(values)
+    for i, (value, page_hash) in enumerate(zip(values, hashes, strict=True)):
+        segment_id, tail = format.index_value_owner(value)
+        if tail != keycodec.hash_tail(page_hash) or not segments.has(segment_id):
+            return i
+    return len(values)
+
+
+def missing_pages(segments: Segments, path: PagePath, values: Sequence[bytes | None]) -> list[int]:
+    """Return the indices of the pages of a call that have to be written.
+
+    Args:
+        values: what the index has under the key of each page.
+    """
+    missing = []
+    for i, value in enumerate(values):
+        if value is not None:
+            segment_id, tail = format.index_value_owner(value)
+            is_ours = tail == keycodec.hash_tail(path.hashes[path.start + i])
+            if is_ours and segments.has(segment_id):
+                continue
+        missing.append(i)
+    return missing
