@@ -1,9 +1,14 @@
 """A scattered prefix becomes one run again, and nothing of it or its neighbours is lost."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sglang_lsm import format, keycodec
+from sglang_lsm.config import LogConfig
+from sglang_lsm.merge import is_due
 from sglang_lsm.pages import PagePath
 from sglang_lsm.store import Store
 from sglang_lsm.tensorlog.transfer import plan_transfers
@@ -22,17 +27,21 @@ PIECES = (8192,)
 NUM_PAGES = 20
 
 
-@pytest.fixture
-def store():
+def open_store(**log_settings):
     disk = FakeDisk()
     disk.make_dir(Path("/store"))
-    opened = Store(
+    return Store(
         Path("/store"),
-        small_config(8),
+        small_config(8, **log_settings),
         fs=disk,
         open_index=FakeIndexDisk().open,
         loads_behind=False,
     )
+
+
+@pytest.fixture
+def store():
+    opened = open_store()
     yield opened
     opened.close()
 
@@ -106,3 +115,44 @@ def test_the_pages_of_one_segment_are_not_scattered(store):
     assert_readable(store, path)
     store._merge()
     assert store.stats().bytes_merged == 0
+
+
+@given(st.integers(1, 200), st.integers(1, 50), st.integers(1, 20))
+def test_leveled_merges_sooner_than_tiered_and_off_never(num_runs, num_calls, max_runs):
+    leveled, tiered, off = (
+        is_due(num_runs, num_calls, LogConfig(merge_policy=policy, merge_max_runs=max_runs))
+        for policy in ("leveled", "tiered", "off")
+    )
+    assert not off
+    if max_runs > 2:
+        assert leveled or not tiered
+    assert not is_due(1, num_calls, LogConfig(merge_policy="leveled"))
+    if tiered:
+        assert num_runs > max_runs
+
+
+@pytest.mark.parametrize(("policy", "num_merged"), [("leveled", 3), ("tiered", 0), ("off", 0)])
+def test_few_runs_are_merged_by_leveled_alone(policy, num_merged):
+    store = open_store(merge_policy=policy)
+    namespace = store.register(fingerprint())
+    path = path_of(namespace, range(3))
+    for i in range(3):
+        one = PagePath(namespace, path.hashes[: i + 1], i)
+        store.put_batch(one, pages_of(one, PIECES))
+    for _ in range(2):
+        assert store.get_batch(path, empty_pages(3, PIECES)) == 3
+        store._upkeep()
+    assert store.stats().bytes_merged == num_merged * sum(PIECES)
+    store.close()
+
+
+def test_a_policy_changes_while_the_store_is_open(store):
+    ours, other = interleaved(store)
+    store.tune(replace(store.config, log=replace(store.config.log, merge_policy="off")))
+    assert_readable(store, ours)
+    store._upkeep()
+    assert store.stats().bytes_merged == 0
+    store.tune(replace(store.config, log=replace(store.config.log, merge_policy="leveled")))
+    assert_readable(store, other)
+    store._upkeep()
+    assert store.stats().bytes_merged == NUM_PAGES * sum(PIECES)

@@ -15,6 +15,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 IoMode = Literal["auto", "buffered", "direct"]
 Durability = Literal["none", "interval", "batch"]
 Eviction = Literal["reuse", "lru"]
+MergePolicy = Literal["tiered", "leveled", "off"]
 Admission = Literal["first", "second"]
 Tuning = Literal["auto", "off", "observe"]
 
@@ -44,6 +45,12 @@ class LogConfig:
     """Bytes of one system call. Larger saves calls until the device is busy; 4 MiB is enough."""
     reader_threads: int = 4
     """Parallel reads of one batch. More reach the device's limit, and cost CPU beyond it."""
+    merge_policy: MergePolicy = "tiered"
+    """When a prefix that is read is copied together. `leveled` at once, so that it lies in one run:
+    fewest reads; `tiered` when it lies in too many: fewest writes; `off` never."""
+    merge_max_runs: int = 4
+    """How many runs `tiered` lets be; of a long prefix, half as many for each call that its bytes
+    take. More copies less, and leaves more calls to a read."""
     merge_bytes_per_s: int = 64 * MIB
     """How fast scattered prefixes that were read are copied together; 0 is never. More restores
     adjacency sooner, and writes more while others read."""
@@ -73,6 +80,7 @@ class LogConfig:
         _require(
             1 <= self.reader_threads <= 64, "reader_threads must be 1 to 64", self.reader_threads
         )
+        _require(self.merge_max_runs >= 1, "merge_max_runs must be at least 1", self.merge_max_runs)
         _require(
             self.merge_bytes_per_s >= 0,
             "merge_bytes_per_s must not be negative",
@@ -153,7 +161,9 @@ class StoreConfig:
         )
 
 
-LIVE_LOG_SETTINGS = ("io_mode", "io_bytes", "reader_threads", "merge_bytes_per_s")
+LIVE_LOG_SETTINGS = (
+    "io_mode", "io_bytes", "reader_threads", "merge_bytes_per_s", "merge_policy", "merge_max_runs",
+)  # fmt: skip
 LIVE_INDEX_SETTINGS = ("memtable_bytes", "block_cache_bytes", "size_ratio", "level0_trigger")
 """Settings that an open store can change; of `StoreConfig` itself, `admission`."""
 

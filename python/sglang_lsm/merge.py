@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from sglang_lsm import format, keycodec
 from sglang_lsm.catalog import Catalog
+from sglang_lsm.config import LogConfig
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.pages import Location, PageBuffer, PagePath
 from sglang_lsm.tensorlog.log import TensorLog
@@ -23,40 +24,54 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 """Paths remembered; while they wait, others are not noticed."""
-_MIN_EXTENTS = 4
-_MAX_EXTENTS_PER_CALL = 2
-"""A read is scattered with more than so many extents for each call that its bytes would take."""
+
+
+def is_due(num_runs: int, num_calls: int, config: LogConfig) -> bool:
+    """Return whether a prefix is to be copied together. Pure.
+
+    Args:
+        num_runs: runs of neighbours that it lies in.
+        num_calls: calls that its bytes would take if it lay in one.
+    """
+    if config.merge_policy == "leveled":
+        # One more than calls: the end of a segment may cut it, and would again.
+        return num_runs > num_calls + 1
+    return config.merge_policy == "tiered" and _is_scattered(num_runs, num_calls, config)
+
+
+def _is_scattered(num_runs: int, num_calls: int, config: LogConfig) -> bool:
+    return num_runs > max(config.merge_max_runs, config.merge_max_runs * num_calls / 2)
 
 
 class Merger:
     """Remembers scattered paths and restores their adjacency. Thread-safe."""
 
-    def __init__(
-        self, index: PageIndex, log: TensorLog, catalog: Catalog, *, io_bytes: int
-    ) -> None:
-        """Begin with nothing to do. `io_bytes` are those of one call of the log."""
+    def __init__(self, index: PageIndex, log: TensorLog, catalog: Catalog) -> None:
+        """Begin with nothing to do."""
         self._index, self._log, self._catalog = index, log, catalog
-        self._io_bytes = io_bytes
         self._lock = threading.Lock()
         self._waiting: deque[PagePath] = deque()
 
     def notice(
-        self, path: PagePath, locations: Sequence[Location], *, remember: bool = True
+        self, path: PagePath, locations: Sequence[Location], config: LogConfig
     ) -> dict[str, float]:
-        """Remember a path that was read, if its pages lie scattered. Cheap; touches no disk.
+        """Remember a path that was read, if it is to be merged. Cheap; touches no disk.
+
+        Args:
+            config: what holds now.
 
         Returns:
             What to add to the counters of `StoreStats`.
         """
         num_extents = len(plan_transfers(locations, io_bytes=1 << 62))
         num_bytes = sum(at.length for at in locations)
-        num_calls = -(-num_bytes // self._io_bytes)
-        if num_extents <= max(_MIN_EXTENTS, _MAX_EXTENTS_PER_CALL * num_calls):
-            return {"extents_got": num_extents}
-        if remember:
+        num_calls = -(-num_bytes // config.io_bytes)
+        if config.merge_bytes_per_s and is_due(num_extents, num_calls, config):
             with self._lock:
                 if len(self._waiting) < MAX_WAITING:
                     self._waiting.append(path)
+        if not _is_scattered(num_extents, num_calls, config):
+            return {"extents_got": num_extents}
         return {
             "extents_got": num_extents,
             "extents_scattered": num_extents,

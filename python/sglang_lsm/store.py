@@ -105,9 +105,7 @@ class Store:
             )
             self._log = self._open_log()
             self._catalog = Catalog(self._index, self._log, recency_only=config.eviction == "lru")
-            self._merger = Merger(
-                self._index, self._log, self._catalog, io_bytes=config.log.io_bytes
-            )
+            self._merger = Merger(self._index, self._log, self._catalog)
             self._doorkeeper = Doorkeeper()
             self._trace: AccessTrace | None = None
             self._room = Room(self._catalog, self._log, fs, directory, config)
@@ -557,8 +555,7 @@ class Store:
         end = path.start + len(locations)
         self._catalog.touch(PagePath(path.namespace, path.hashes[:end]))
         part = PagePath(path.namespace, path.hashes[:end], path.start)
-        remember = self.config.log.merge_bytes_per_s > 0
-        self._counters.add(**self._merger.notice(part, locations, remember=remember))
+        self._counters.add(**self._merger.notice(part, locations, self.config.log))
         if self._trace is not None:
             self._trace.note(path.hashes[path.start : end], locations[0].length, is_write=False)
 
