@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sglang_lsm.errors import ConfigError, StoreError, UnavailableError
-from sglang_lsm.fs import IOV_MAX, LocalFileSystem, available_memory_bytes
+from sglang_lsm.fs import IOV_MAX, LocalFileSystem, available_memory_bytes, resident_bytes
 from support.fake_fs import Crash, FakeDisk
 
 BLOCK = 4096
@@ -329,3 +329,9 @@ def test_replace_survives_a_crash_at_every_step():
                 disk.replace(directory / "facts", b"new")
             disk.lose_power(num_changes) if lose_power else disk.kill()
             assert disk.read(directory / "facts") in (b"old", b"new")
+
+
+def test_resident_memory_grows_with_what_is_held():
+    before = resident_bytes()
+    held = bytes(range(256)) * (1 << 18)
+    assert resident_bytes() > before + len(held) // 2

@@ -1,23 +1,31 @@
 """The `sglang-lsm` command: parses, calls, prints; exits 0 fine, 1 found a problem, 2 misuse."""
 
 import argparse
+import faulthandler
 import json
+import os
+import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from sglang_lsm import __version__
+from sglang_lsm.cli.torture import torture
+from sglang_lsm.cli.torture_kill import torture_by_kill
 from sglang_lsm.errors import ConfigError, StoreError
 from sglang_lsm.survey import StoreSurvey, Verification, find_stores, survey, verify
 
 _FOUND_A_PROBLEM, _MISUSE = 1, 2
+_TORTURE_ROLES = ("read", "write", "delete", "tend")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "torture":
+            return _torture(options)
         stores = find_stores(options.directory)
         if options.command == "stats":
             _print_stats([survey(store) for store in stores], as_json=options.json)
@@ -46,7 +54,49 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("directory", type=Path, help="as given to --kv-storage-path")
         command.add_argument("--json", action="store_true", help="print one JSON object")
+    text = "use a new store as hard as can be and check every page; exit code 1 on any fault"
+    command = commands.add_parser("torture", help=text, description=text)
+    command.add_argument("directory", type=Path, help="empty, or not there yet; is left as it ends")
+    command.add_argument("--seconds", type=float, default=60, help="how long")
+    command.add_argument("--kill", type=int, metavar="N", help="kill a writer N times instead")
+    command.add_argument("--seed", type=int, help="of the random choices; drawn if not given")
     return parser
+
+
+def _torture(options: argparse.Namespace) -> int:
+    seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
+    if options.kill is not None:
+        killed = torture_by_kill(options.directory, num_kills=options.kill, seed=seed)
+        print(f"{killed.num_kills} kills, {killed.num_acknowledged} pages acknowledged, "
+              f"{killed.num_lost} lost, {killed.num_wrong} wrong, seed {seed}")  # fmt: skip
+        _print_problems(killed.problems)
+        return 0 if killed.is_sound else _FOUND_A_PROBLEM
+    report = torture(options.directory, seconds=options.seconds, seed=seed)
+    counts, store = report.counts, report.store
+    print(f"{counts['checked']} pages checked, {counts['wrong']} wrong, seed {seed}")
+    print("steps: " + ", ".join(f"{name} {counts[name]}" for name in _TORTURE_ROLES))
+    print(f"memory: {_size(report.early_bytes)} after a quarter, {_size(report.final_bytes)} at "
+          f"the end; {report.num_threads} threads")  # fmt: skip
+    if store:
+        print("store: " + ", ".join(
+            f"{name} {store[name]:.0f}"
+            for name in ("pages_put", "pages_evicted", "pages_expired", "bytes_merged")
+        ))  # fmt: skip
+    _print_problems(report.problems)
+    if report.is_growing:
+        print("  problem: memory grew")
+    if report.stuck:
+        _print_problems([f"no progress: {name}" for name in report.stuck])
+        faulthandler.dump_traceback()
+        sys.stdout.flush()
+        # Closing the store, as the interpreter's end does, would wait for its threads for ever.
+        os._exit(_FOUND_A_PROBLEM)
+    return 0 if report.is_sound else _FOUND_A_PROBLEM
+
+
+def _print_problems(problems: Sequence[str]) -> None:
+    for problem in problems:
+        print(f"  problem: {problem}")
 
 
 def _print_stats(surveys: Sequence[StoreSurvey], *, as_json: bool) -> None:
