@@ -1,5 +1,7 @@
 """Which host pages to write before their place is needed, without ranking the pool at each step."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from sglang_lsm_patch import write_policy
@@ -18,9 +20,17 @@ class AheadQueue:
     Owned by the scheduler thread.
     """
 
-    def __init__(self, ledger: HostLedger, *, num_ready: int) -> None:
-        """`num_ready` pages shall be free, or cold and clean, see `write_policy.write_ahead`."""
-        self._ledger, self._num_ready = ledger, num_ready
+    def __init__(
+        self, ledger: HostLedger, *, num_ready: int, worthwhile: Callable[[Pages], Pages]
+    ) -> None:
+        """`num_ready` pages shall be free, or cold and clean, see `write_policy.write_ahead`.
+
+        Args:
+            ledger: what is known about the pool.
+            num_ready: see above.
+            worthwhile: picks the pages to write; the others can be given up as they are.
+        """
+        self._ledger, self._num_ready, self._worthwhile = ledger, num_ready, worthwhile
         self._tolerance = max(1, num_ready // TOLERANCE)
         self._num_changed, self._ranked_free = 0, num_ready
         self._waiting: Pages = np.empty(0, np.int64)
@@ -48,8 +58,9 @@ class AheadQueue:
             return self._waiting
         ledger, pages = self._ledger, self._waiting
         same = (ledger.state[pages] == DIRTY) & (ledger.touched_s[pages] == self._touched_s)
-        pages, touched_s = pages[same], self._touched_s[same]
-        self._waiting, self._touched_s = pages[max_pages:], touched_s[max_pages:]
+        pages = self._worthwhile(pages[same])
+        self._waiting = pages[max_pages:]
+        self._touched_s = ledger.touched_s[self._waiting]
         return pages[:max_pages]
 
     def _rank(self, num_free: int) -> None:

@@ -22,11 +22,12 @@ from sglang_lsm.pages import NamespaceId, PageBuffer, PageHash, PagePath
 from sglang_lsm.services.write_behind import Outcome, PageSink, WriteBehind, WriteJob
 
 from sglang_lsm_patch import write_policy
+from sglang_lsm_patch.admission import Admission, Kinds, kinds
 from sglang_lsm_patch.ahead_queue import AheadQueue
 from sglang_lsm_patch.arguments import page_hashes
 from sglang_lsm_patch.device_pages import CopiedPages, DevicePages
 from sglang_lsm_patch.eviction_figures import EvictionFigures, Meter
-from sglang_lsm_patch.host_ledger import Generations, HostLedger, Pages, PathPart
+from sglang_lsm_patch.host_ledger import FREE, WRITING, Generations, HostLedger, Pages, PathPart
 from sglang_lsm_patch.host_pages import HostPages
 from sglang_lsm_patch.options import WriteConfig
 from sglang_lsm_patch.staging import StagingRing
@@ -78,7 +79,10 @@ class EvictionPath:
         self._max_in_flight = max(1, IN_FLIGHT_BYTES // page_bytes)
         self._ledger = HostLedger(target.num_pages)
         num_ready = int(target.config.ahead_share * target.num_pages)
-        self._ahead = AheadQueue(self._ledger, num_ready=num_ready)
+        self._admission = Admission(
+            num_pages=target.num_pages, pages_per_hit=target.config.pages_per_hit
+        )
+        self._ahead = AheadQueue(self._ledger, num_ready=num_ready, worthwhile=self._worthwhile)
         self._ring = StagingRing(page_bytes=page_bytes, num_pages=num_staged)
         num_staged += target.device.num_pages if target.device is not None else 0
         self._writer = WriteBehind(target.store, max_pages=self._max_in_flight + num_staged)
@@ -129,7 +133,11 @@ class EvictionPath:
                 unwritten = self._ledger.unwritten(pages)
                 self._figures.pages_given_up += len(pages)
                 self._figures.pages_given_up_clean += len(pages) - len(unwritten)
-                self._put_aside(unwritten)
+                worthwhile = self._worthwhile(unwritten)
+                self._figures.pages_refused += len(unwritten) - len(worthwhile)
+                self._put_aside(worthwhile)
+                known = pages[self._ledger.state[pages] != FREE]
+                self._admission.left(self._ledger.names_of(known), self._kinds(known))
                 self._ledger.free(pages)
 
     def leaving_device(
@@ -208,6 +216,10 @@ class EvictionPath:
             self._figures.pages_flushed += len(run.pages)
         self._settle()
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until nothing is on its way to disk; return False when that took longer."""
+        return self._writer.drain(timeout_s)
+
     def close(self) -> None:
         """Flush, end the writer and log what was done. Idempotent; no other call may follow."""
         deadline_s = self._clock() + self._config.flush_timeout_s
@@ -242,14 +254,22 @@ class EvictionPath:
         self._behind_pages = min(
             self._max_run, self._behind_pages + behind_bytes / self._target.pages.page_bytes
         )
-        behind = write_policy.write_behind(
-            self._ledger,
-            now_s=now_s,
-            delay_s=self._config.delay_s,
-            max_pages=int(self._behind_pages),
-        )
+        if self._behind_pages < 1:
+            return
+        aged = write_policy.aged(self._ledger, now_s=now_s, delay_s=self._config.delay_s)
+        due = write_policy.parents_first(self._ledger, self._worthwhile(aged))
+        behind = due[: int(self._behind_pages)]
         self._behind_pages -= len(behind)
         self._figures.pages_written_behind += self._write_from_pool(behind)
+
+    def _worthwhile(self, pages: Pages) -> Pages:
+        """Return those of dirty `pages` to write: of a kind that comes back, or before such."""
+        ledger = self._ledger
+        ledger.want(pages[self._admission.admits(self._kinds(pages))])
+        return pages[ledger.is_wanted[pages] | (ledger.state[pages] == WRITING)]
+
+    def _kinds(self, pages: Pages) -> Kinds:
+        return kinds(self._ledger.num_hits[pages], self._ledger.has_returned[pages])
 
     def _write_from_pool(self, pages: Pages) -> int:
         num_pages = 0
@@ -328,11 +348,13 @@ class EvictionPath:
         part = self._named(keys, prefix)
         if part is None:
             return 0
-        num_new = self._ledger.add(
+        new = self._ledger.add(
             self._page_numbers(slots), part, is_dirty=is_dirty, now_s=self._clock()
         )
-        self._ahead.note_changed(num_new)
-        return num_new
+        back = self._admission.entered(self._ledger.names_of(new))
+        self._ledger.has_returned[new[back]] = True
+        self._ahead.note_changed(len(new))
+        return len(new)
 
     def _named(self, keys: Sequence[str], prefix: Sequence[str]) -> PathPart | None:
         try:

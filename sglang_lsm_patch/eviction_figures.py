@@ -21,6 +21,8 @@ class EvictionFigures:
     """Of those: copied aside and queued."""
     pages_dropped: int = 0
     """Of those: forgotten, because there was no room to copy them aside."""
+    pages_refused: int = 0
+    """Of those: forgotten, because pages of their kind seldom come back."""
     device_pages: int = 0
     """Left the device and were not in the host tier."""
     device_pages_dropped: int = 0
@@ -30,7 +32,7 @@ class EvictionFigures:
     pages_written_ahead: int = 0
     """Submitted because the host tier was filling up."""
     pages_written_behind: int = 0
-    """Submitted because they had been hit again or had aged."""
+    """Submitted because they had aged."""
     pages_flushed: int = 0
     """Submitted by a flush."""
     pages_stored: int = 0

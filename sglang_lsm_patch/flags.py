@@ -85,8 +85,8 @@ def _add_write_flags(group: "argparse._ArgumentGroup") -> None:
         metavar="SECONDS",
         type=float,
         default=None,
-        help="With --kv-storage-write evict: age at which pages are written although they could "
-        f"stay in host memory; what is younger is lost if the server is killed. Default: "
+        help="With --kv-storage-write evict: age at which pages worth it are written although they "
+        f"could stay in host memory; what is younger is lost if the server is killed. Default: "
         f"{WriteConfig().delay_s:g}.",
     )
     group.add_argument(

@@ -38,6 +38,9 @@ class WriteConfig:
     delay_s: float = 30.0
     """Age at which a page is written although nothing needs its place. Longer: fewer pages are
     written that nobody asks for again; a kill -9 loses more."""
+    pages_per_hit: float = 16.0
+    """Most pages to write for one that comes back, by kind of page as learned; infinity writes all.
+    Larger: more hits, more bytes written; a kill -9 loses less. See `Admission`."""
     flush_writes: bool = False
     """Whether emptying the host tier (`/flush_cache`) writes its pages first."""
     ahead_share: float = 0.125
@@ -56,6 +59,8 @@ class WriteConfig:
         """Raise ConfigError for a value that cannot work."""
         if not 0.0 <= self.ahead_share <= 1.0:
             raise ConfigError(f"ahead_share must be 0 to 1. value={self.ahead_share}")
+        if not self.pages_per_hit >= 1.0:
+            raise ConfigError(f"pages_per_hit must be at least 1. value={self.pages_per_hit}")
         for name in ("delay_s", "behind_bytes_per_s", "staging_bytes", "flush_timeout_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative. value={getattr(self, name)}")

@@ -45,16 +45,14 @@ def write_ahead(ledger: HostLedger, *, num_free: int, num_ready: int, max_pages:
     return used[np.argsort(warmth, kind="stable")][:max_pages]
 
 
-def write_behind(ledger: HostLedger, *, now_s: float, delay_s: float, max_pages: int) -> Pages:
-    """Return dirty pages that have proved useful or waited `delay_s`; oldest first, then parents.
+def aged(ledger: HostLedger, *, now_s: float, delay_s: float) -> Pages:
+    """Return the dirty pages that have waited `delay_s`, in no order.
 
-    What a kill would lose then is young and was asked for once.
+    What a kill would lose then is young, or not worth a write. Hits do not hasten it: of a growing
+    conversation every page is hit again, and most of it never needs the disk.
     """
-    if max_pages <= 0:
-        return np.empty(0, np.int64)
     dirty = np.flatnonzero(ledger.state == DIRTY)
-    is_due = (ledger.num_hits[dirty] > 0) | (ledger.added_s[dirty] <= now_s - delay_s)
-    return parents_first(ledger, dirty[is_due])[:max_pages]
+    return dirty[ledger.added_s[dirty] <= now_s - delay_s]
 
 
 def parents_first(ledger: HostLedger, pages: Pages) -> Pages:

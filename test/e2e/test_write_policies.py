@@ -62,7 +62,7 @@ def test_what_evict_writes_before_the_end_and_what_a_kill_loses(
 ):
     flags = ("--kv-storage-write", "evict", *NEVER, "--kv-storage-flush-writes")
     launch = (model, tmp_path / "store", *flags)
-    asked_once, asked_again, flushed, ended = (new_prompt(1100) for _ in range(4))
+    young, flushed, ended = (new_prompt(1100) for _ in range(3))
     in_pages = full_page_tokens(ended)
     server = launcher.serve(*launch)
 
@@ -76,14 +76,22 @@ def test_what_evict_writes_before_the_end_and_what_a_kill_loses(
     server = launcher.serve(*launch)
     assert ask(server, ended).cached == Cached(disk=in_pages)
 
-    ask(server, asked_once)
-    ask(server, asked_again)
-    # Hit again, so written although it could stay in memory; the other one is not.
-    ask_and_store(server, asked_again)
+    # Neither aged nor cold, and a hit hastens nothing.
+    ask(server, young)
+    assert ask(server, young).cached == Cached(device=in_pages)
     launcher.kill9()
     server = launcher.serve(*launch)
-    assert ask(server, asked_again).cached == Cached(disk=in_pages)
-    assert ask(server, asked_once).cached == Cached()
+    assert ask(server, young).cached == Cached()
+    launcher.stop()
+
+
+def test_a_kill_loses_nothing_that_has_aged(launcher, model, tmp_path, new_prompt):
+    delay = ("--kv-storage-write", "evict", "--kv-storage-write-delay", "0.5")
+    launch = (model, tmp_path / "store", *delay)
+    prompt = new_prompt(1100)
+    ask_and_store(launcher.serve(*launch), prompt)
+    launcher.kill9()
+    assert ask(launcher.serve(*launch), prompt).cached == Cached(disk=full_page_tokens(prompt))
     launcher.stop()
 
 

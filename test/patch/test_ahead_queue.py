@@ -14,6 +14,10 @@ NUM_PAGES = 24
 NAMES = chain(range(4000))
 
 
+def everything(pages):
+    return pages
+
+
 class AheadModel(RuleBasedStateMachine):
     """Pages come, are hit and are given up; whatever is taken from the queue is written at once."""
 
@@ -21,7 +25,7 @@ class AheadModel(RuleBasedStateMachine):
     def begin(self, num_ready):
         self.ledger = HostLedger(NUM_PAGES)
         self.num_ready = num_ready
-        self.queue = AheadQueue(self.ledger, num_ready=num_ready)
+        self.queue = AheadQueue(self.ledger, num_ready=num_ready, worthwhile=everything)
         self.now_s, self.num_named = 0.0, 0
 
     @rule(count=st.integers(1, 16), is_dirty=st.booleans())
@@ -31,8 +35,8 @@ class AheadModel(RuleBasedStateMachine):
             names = NAMES[self.num_named : self.num_named + len(pages)]
             self.num_named += len(names)
             part = PathPart(None, 0, names)
-            num_new = self.ledger.add(pages, part, is_dirty=is_dirty, now_s=self.next_s())
-            self.queue.note_changed(num_new)
+            new = self.ledger.add(pages, part, is_dirty=is_dirty, now_s=self.next_s())
+            self.queue.note_changed(len(new))
 
     @rule(which=st.integers(0, NUM_PAGES))
     def hit(self, which):
@@ -71,10 +75,11 @@ class AheadModel(RuleBasedStateMachine):
         left = write_policy.write_ahead(
             self.ledger,
             num_free=self.num_free(),
-            num_ready=self.num_ready - max(1, self.num_ready // TOLERANCE) + 1,
+            num_ready=self.num_ready,
             max_pages=NUM_PAGES,
         )
-        assert len(left) == 0
+        # Any of the cold pages, the coldest included, whose write failed.
+        assert len(left) < max(1, self.num_ready // TOLERANCE)
 
     def take(self, max_pages):
         pages = self.queue.take(num_free=self.num_free(), max_pages=max_pages)
@@ -102,9 +107,9 @@ def test_the_pool_is_ranked_once_for_many_steps(monkeypatch):
         write_policy, "write_ahead", lambda *args, **more: ranked.append(1) or rank(*args, **more)
     )
     ledger = HostLedger(64)
-    queue = AheadQueue(ledger, num_ready=32)
-    num_added = ledger.add(np.arange(48), PathPart(None, 0, NAMES[:48]), is_dirty=True, now_s=1.0)
-    queue.note_changed(num_added)
+    queue = AheadQueue(ledger, num_ready=32, worthwhile=everything)
+    added = ledger.add(np.arange(48), PathPart(None, 0, NAMES[:48]), is_dirty=True, now_s=1.0)
+    queue.note_changed(len(added))
     taken = [queue.take(num_free=16, max_pages=3).tolist() for _ in range(8)]
     assert sorted(page for pages in taken for page in pages) == list(range(32, 48))
     assert len(ranked) == 1
@@ -120,7 +125,7 @@ def test_the_pool_is_ranked_once_for_many_steps(monkeypatch):
 def test_a_page_hit_while_it_waits_is_not_written():
     ledger = HostLedger(64)
     names = NAMES[:64]
-    queue = AheadQueue(ledger, num_ready=32)
+    queue = AheadQueue(ledger, num_ready=32, worthwhile=everything)
     for page in range(64):
         part = PathPart(None, 0, [names[page]])
         ledger.add(np.asarray([page]), part, is_dirty=True, now_s=float(page))

@@ -291,15 +291,42 @@ def test_what_came_from_disk_is_never_written_again(make_tiers):
     assert tiers.sink.names == [bytes.fromhex(KEYS[2])]
 
 
-def test_a_page_is_written_behind_once_it_has_aged_or_was_hit(make_tiers):
+def test_a_page_is_written_behind_once_it_has_aged_hit_or_not(make_tiers):
+    """Of a growing conversation all pages are hit again; that alone is no reason to write them."""
     tiers = make_tiers(delay_s=30.0, ahead_share=0.0)
     tiers.compute([0, 1, 2], KEYS[:3])
-    assert tiers.settled_step(seconds=20.0) == 0
     tiers.path.hit(KEYS[1])
-    assert tiers.settled_step() == 2
-    assert tiers.num_found(KEYS[:3]) == 2
-    assert tiers.settled_step(seconds=20.0) == 1
+    assert tiers.settled_step(seconds=20.0) == 0
+    assert tiers.settled_step(seconds=20.0) == 3
     assert tiers.num_found(KEYS[:3]) == 3
+
+
+def test_pages_that_never_come_back_are_refused_and_their_prefix_is_kept_with_what_does(make_tiers):
+    tiers = make_tiers(delay_s=1e9, ahead_share=0.0, pages_per_hit=8.0)
+    host, returning = range(tiers.num_pages), KEYS[:4]
+    for number in range(60):
+        keys = chain(len(host) - 4, seed=100 + number)
+        tiers.compute(host[:4], returning)
+        tiers.compute(host[4:], keys)
+        # Hit more often, so of another kind than what passes by.
+        tiers.path.hit(returning[-1])
+        tiers.give_up(host)
+        tiers.settled_step()
+    assert tiers.path.figures().pages_refused > 0
+    assert tiers.num_found(keys) == 0
+    assert tiers.num_found(returning) == 4
+    written = len(tiers.sink.names)
+    # Age alone is no reason either, so a kill loses such pages.
+    tiers.compute(host[:2], chain(2, seed=999))
+    assert tiers.settled_step(seconds=2e9) == 0
+    # The first page is of a kind that is refused, the one behind it is not.
+    path = [keys[0], *returning]
+    tiers.compute(host[:1], path[:1])
+    tiers.compute(host[1:2], path[:2], start=1)
+    tiers.path._ledger.num_hits[1] = 1
+    tiers.give_up(host[:2])
+    tiers.settled_step()
+    assert len(tiers.sink.names) == written + 2
 
 
 def test_writing_behind_keeps_to_its_rate(make_tiers):
@@ -328,7 +355,7 @@ def test_writing_behind_keeps_to_its_rate(make_tiers):
 
 
 def test_without_room_to_put_it_aside_a_page_is_forgotten_and_counted(make_tiers):
-    tiers = make_tiers(staging_bytes=0)
+    tiers = make_tiers(staging_bytes=0, pages_per_hit=float("inf"))
     tiers.sink.gate.clear()
     num_rounds = 8
     for i in range(num_rounds):

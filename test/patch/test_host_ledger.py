@@ -42,9 +42,8 @@ class LedgerModel(RuleBasedStateMachine):
         if {self.name(p) for p, _ in new}.intersection(n for p, n in new):
             return
         self.now_s += 1
-        assert self.ledger.add(pages(*numbers), part, is_dirty=is_dirty, now_s=self.now_s) == len(
-            new
-        )
+        added = self.ledger.add(pages(*numbers), part, is_dirty=is_dirty, now_s=self.now_s)
+        assert added.tolist() == [page for page, _ in new]
         for page, name in new:
             self.state[page] = (name, DIRTY if is_dirty else CLEAN)
             self.forget_writes(page)
@@ -144,7 +143,23 @@ def test_a_page_that_is_taken_in_twice_stays_as_it_is():
     """SGLang publishes a node again after it was split, or when another pool covers it."""
     ledger, part = HostLedger(4), PathPart(None, 0, TREE[:2])
     ledger.add(pages(0, 1), part, is_dirty=False, now_s=1.0)
-    assert ledger.add(pages(0, 1), part, is_dirty=True, now_s=2.0) == 0
+    assert not len(ledger.add(pages(0, 1), part, is_dirty=True, now_s=2.0))
     assert ledger.state.tolist() == [CLEAN, CLEAN, FREE, FREE]
     ledger.distrust_disk()
     assert ledger.unwritten(pages(0, 1, 2)).tolist() == [0, 1]
+
+
+def test_what_is_wanted_is_wanted_with_all_before_it():
+    """A page whose prefix is not on disk is no hit, so writing it alone would be for nothing."""
+    ledger = HostLedger(8)
+    trunk, other = PathPart(None, 0, TREE[:3]), PathPart(None, 0, chain(range(90, 93)))
+    ledger.add(pages(4, 1, 0), trunk, is_dirty=True, now_s=1.0)
+    ledger.add(pages(2, 3), PathPart(trunk, 3, TREE[3:5]), is_dirty=True, now_s=2.0)
+    ledger.add(pages(5, 6, 7), other, is_dirty=True, now_s=2.0)
+    ledger.want(pages(2))
+    assert np.flatnonzero(ledger.is_wanted).tolist() == [0, 1, 2, 4]
+    ledger.free(pages(3, 2))
+    ledger.add(pages(2), PathPart(trunk, 3, TREE[3:4]), is_dirty=True, now_s=3.0)
+    assert not ledger.is_wanted[2]
+    ledger.want(pages(2, 6))
+    assert np.flatnonzero(ledger.is_wanted).tolist() == [0, 1, 2, 4, 5, 6]

@@ -61,25 +61,19 @@ def test_write_ahead_takes_the_dirty_among_the_coldest(facts, num_ready, max_pag
     facts=st.lists(page_facts, min_size=1, max_size=30),
     now=st.integers(0, 10),
     delay=st.integers(0, 10),
-    max_pages=st.integers(0, 10),
 )
-def test_write_behind_takes_the_useful_and_the_aged(facts, now, delay, max_pages):
+def test_what_has_aged_is_dirty_and_has_waited(facts, now, delay):
     ledger = ledger_of(facts)
     due = {
         page
-        for page, (state, _, added, hits, _) in enumerate(facts)
-        if state == DIRTY and (hits or added <= now - delay)
+        for page, (state, _, added, _, _) in enumerate(facts)
+        if state == DIRTY and added <= now - delay
     }
-    chosen = write_policy.write_behind(
-        ledger, now_s=now, delay_s=delay, max_pages=max_pages
-    ).tolist()
-    assert len(chosen) == min(max_pages, len(due))
-    assert set(chosen) <= due
+    chosen = write_policy.aged(ledger, now_s=now, delay_s=delay)
+    assert sorted(chosen.tolist()) == sorted(due)
+    chosen = write_policy.parents_first(ledger, chosen).tolist()
     age_and_depth = [(ledger.added_s[page], ledger.position[page]) for page in chosen]
     assert age_and_depth == sorted(age_and_depth)
-    if chosen:
-        worst = age_and_depth[-1]
-        assert all((ledger.added_s[p], ledger.position[p]) >= worst for p in due.difference(chosen))
 
 
 @given(
@@ -108,5 +102,5 @@ def test_the_trunk_is_warmer_than_the_leaf():
     ledger.add(np.arange(4), PathPart(None, 0, NAMES[:4]), is_dirty=True, now_s=5.0)
     chosen = write_policy.write_ahead(ledger, num_free=0, num_ready=2, max_pages=9)
     assert chosen.tolist() == [3, 2]
-    behind = write_policy.write_behind(ledger, now_s=50.0, delay_s=1.0, max_pages=9)
-    assert behind.tolist() == [0, 1, 2, 3]
+    behind = write_policy.aged(ledger, now_s=50.0, delay_s=1.0)
+    assert write_policy.parents_first(ledger, behind).tolist() == [0, 1, 2, 3]
