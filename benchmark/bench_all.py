@@ -43,6 +43,7 @@ STEPS = (
     Step("scatter"),
     Step("scaling"),
     Step("hitrate", needs_trace=True),
+    Step("writes", needs_trace=True),
     Step("paper"),
     Step("ttft"),
 )

@@ -70,8 +70,10 @@ class EvictionPath:
     the disk but in `flush` and `close`.
     """
 
-    def __init__(self, target: EvictionTarget, *, clock: Callable[[], float]) -> None:
-        """Start the writer. `clock` counts seconds, monotonic."""
+    def __init__(
+        self, target: EvictionTarget, *, clock: Callable[[], float], meter: Meter | None = None
+    ) -> None:
+        """Start the writer. `clock` counts seconds, monotonic; time spent here goes to `meter`."""
         self._target, self._config, self._clock = target, target.config, clock
         page_bytes = target.pages.page_bytes
         num_staged = max(MIN_STAGED_PAGES, target.config.staging_bytes // page_bytes)
@@ -87,7 +89,7 @@ class EvictionPath:
         num_staged += target.device.num_pages if target.device is not None else 0
         self._writer = WriteBehind(target.store, max_pages=self._max_in_flight + num_staged)
         self._ended: deque[tuple[Pages, Generations, Outcome]] = deque()
-        self._meter, self._figures = Meter(), EvictionFigures()
+        self._meter, self._figures = meter or Meter(), EvictionFigures()
         self._next_choice_s = self._behind_since_s = clock()
         self._behind_pages = 0.0
         self._num_told = 0

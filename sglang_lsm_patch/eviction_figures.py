@@ -1,8 +1,12 @@
 """What the write path counts, and the scheduler's time it takes."""
 
 import time
+from collections import deque
 from dataclasses import dataclass, fields
 from types import TracebackType
+
+MAX_LAPS = 4096
+"""Requests whose time is remembered."""
 
 
 @dataclass(slots=True)
@@ -49,14 +53,21 @@ class EvictionFigures:
 
 
 class Meter:
-    """Adds up the time inside its `with` blocks, which must not nest. Owned by one thread."""
+    """Adds up the time inside its `with` blocks; one inside another counts once.
+
+    Owned by one thread.
+    """
 
     def __init__(self) -> None:
         self.total_s, self.num_calls = 0.0, 0
-        self._entered_s = 0.0
+        self._entered_s, self._depth = 0.0, 0
+        self._lap_from_s: float | None = None
+        self._laps_s: deque[float] = deque(maxlen=MAX_LAPS)
 
     def __enter__(self) -> "Meter":
-        self._entered_s = time.perf_counter()
+        if self._depth == 0:
+            self._entered_s = time.perf_counter()
+        self._depth += 1
         return self
 
     def __exit__(
@@ -65,5 +76,17 @@ class Meter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.total_s += time.perf_counter() - self._entered_s
-        self.num_calls += 1
+        self._depth -= 1
+        if self._depth == 0:
+            self.total_s += time.perf_counter() - self._entered_s
+            self.num_calls += 1
+
+    def lap(self) -> None:
+        """Note that a request came: what is added until the next one comes is taken as its time."""
+        if self._lap_from_s is not None:
+            self._laps_s.append(self.total_s - self._lap_from_s)
+        self._lap_from_s = self.total_s
+
+    def laps_s(self) -> list[float]:
+        """Return the time of each of the last MAX_LAPS requests, in seconds, sorted."""
+        return sorted(self._laps_s)

@@ -4,6 +4,7 @@ and an eviction path that writes what leaves the host tier.
 Imported in scheduler processes only, when the cache is built. It translates; `eviction` decides.
 """
 
+import logging
 import time
 from typing import Any
 
@@ -13,9 +14,12 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 from sglang_lsm_patch.arguments import page_hashes
 from sglang_lsm_patch.eviction import EvictionPath
+from sglang_lsm_patch.eviction_figures import Meter
 from sglang_lsm_patch.recency import RequestsSeen
 from sglang_lsm_patch.shutdown import before_sigterm
 from sglang_lsm_patch.storage import LsmStorage
+
+logger = logging.getLogger(__name__)
 
 SIGTERM_TIMEOUT_S = 15.0
 """As long as SGLang itself waits for a scheduler to end."""
@@ -42,7 +46,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Build upstream's cache."""
-        self._requests = RequestsSeen()
+        self._requests, self._meter = RequestsSeen(), Meter()
         super().__init__(*args, **kwargs)
 
     # Life of the host and disk tiers.
@@ -111,12 +115,23 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
                 lambda: getattr(self.cache_controller, "write_fence_stream", None),
             )
         if target is not None:
-            self._eviction = EvictionPath(target, clock=time.monotonic)
+            self._eviction = EvictionPath(target, clock=time.monotonic, meter=self._meter)
 
     def _stop_eviction(self) -> None:
         eviction, self._eviction = self._eviction, None
+        self._log_time()
         if eviction is not None:
             eviction.close()
+
+    def _log_time(self) -> None:
+        laps_s = self._meter.laps_s()
+        if laps_s:
+            logger.info(
+                "kv storage time on the scheduler thread. requests=%d p50_ms=%.3f p99_ms=%.3f",
+                len(laps_s),
+                1e3 * laps_s[len(laps_s) // 2],
+                1e3 * laps_s[len(laps_s) * 99 // 100],
+            )
 
     def _lsm_storage(self) -> LsmStorage | None:
         backend = getattr(self.cache_controller, "storage_backend", None)
@@ -137,9 +152,10 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             return
         if self._eviction is None:
             return
-        spec = self.tree_core.build_storage_backup_spec(node_id, True)
-        if spec is not None:
-            self._eviction.computed(spec.host_value, spec.hash_value, spec.prefix_keys or ())
+        with self._meter:
+            spec = self.tree_core.build_storage_backup_spec(node_id, True)
+            if spec is not None:
+                self._eviction.computed(spec.host_value, spec.hash_value, spec.prefix_keys or ())
 
     def _handle_prefetch_result(self, operation: Any) -> None:
         if self._eviction is None:
@@ -147,7 +163,8 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             return
         started = self.ongoing_prefetch[operation.handle]
         num_tokens, page_size = operation.completed_tokens, self.page_size
-        path = self._path_of(started.anchor_node_id)
+        with self._meter:
+            path = self._path_of(started.anchor_node_id)
         super()._handle_prefetch_result(operation)
         num_loaded = self.prefetch_loaded_tokens_by_reqid.get(operation.handle, 0)
         first = num_tokens - num_loaded
@@ -162,7 +179,9 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         # Not `match_prefix`: a streaming session may answer that with a node outside of the tree.
         result = super()._match_tree(params)
         if params.req is not None and self._requests.is_first(params.req.rid):
-            self._note_hit(result.best_match_node)
+            self._meter.lap()
+            with self._meter:
+                self._note_hit(result.best_match_node)
         return result
 
     def _note_hit(self, node_id: int) -> None:
@@ -244,7 +263,8 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         """
         if not self.hicache_storage_pass_prefix_keys:
             return prefix_keys
-        return self._path_of(node_id)
+        with self._meter:
+            return self._path_of(node_id)
 
     def _path_of(self, node_id: int) -> list[str]:
         ancestors = self.tree_core.get_prefix_hash_values(node_id)

@@ -23,25 +23,51 @@ Request = Sequence[int]
 PAGE_TEXT_BYTES = 256
 
 
-class _Turn(NamedTuple):
+class Turn(NamedTuple):
+    """One request of a conversation, as text."""
+
     timestamp: int
+    """Microseconds."""
     session_id: str
     text: str
 
 
+class Arrival(NamedTuple):
+    """A request, and when it came."""
+
+    at_s: float
+    pages: Request
+
+
 def load(trace: Path, *, folder: str = "", sessions: int = 1) -> list[Request]:
-    """Return the requests of a trace in order of time.
+    """Return the requests of a trace in order of time; see `load_arrivals`."""
+    return [arrival.pages for arrival in load_arrivals(trace, folder=folder, sessions=sessions)]
+
+
+def load_arrivals(trace: Path, *, folder: str = "", sessions: int = 1) -> list[Arrival]:
+    """Return the requests of a trace and their times, in order of time.
 
     Args:
         trace: a file in one of the two forms.
         folder: of a tar file, the folder to read; empty for all.
-        sessions: conversations of a tar file that run at once. They keep their own pace; the next
-            one begins where one has ended. 1 keeps the time that was recorded.
+        sessions: conversations of a tar file that run at once, see `load_turns`.
     """
     if ".tar" not in trace.name:
         return list(_mooncake(trace))
+    return _cut_into_pages(load_turns(trace, folder=folder, sessions=sessions))
+
+
+def load_turns(trace: Path, *, folder: str = "", sessions: int = 1) -> list[Turn]:
+    """Return the turns of a tar file's conversations, in order of time.
+
+    Args:
+        trace: the tar file.
+        folder: the folder to read; empty for all.
+        sessions: conversations that run at once. They keep their own pace; the next one begins
+            where one has ended. 1 keeps the time that was recorded.
+    """
     turns = sorted(_turns(trace, folder))
-    return _cut_into_pages(turns if sessions == 1 else _at_once(turns, sessions))
+    return turns if sessions == 1 else _at_once(turns, sessions)
 
 
 def num_distinct(requests: Sequence[Request]) -> int:
@@ -67,15 +93,15 @@ def leading(request: Request, stored: set[int]) -> int:
     return len(request)
 
 
-def _mooncake(trace: Path) -> Iterator[Request]:
+def _mooncake(trace: Path) -> Iterator[Arrival]:
     data = trace.read_bytes()
     text = gzip.decompress(data) if trace.suffix == ".gz" else data
     rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     for row in sorted(rows, key=lambda row: row["timestamp"]):
-        yield row["hash_ids"]
+        yield Arrival(row["timestamp"] / 1e3, row["hash_ids"])
 
 
-def _turns(trace: Path, folder: str) -> Iterator[_Turn]:
+def _turns(trace: Path, folder: str) -> Iterator[Turn]:
     with tarfile.open(trace) as archive:
         for member in archive:
             if not (member.name.startswith(folder) and member.name.endswith(".jsonl")):
@@ -83,11 +109,11 @@ def _turns(trace: Path, folder: str) -> Iterator[_Turn]:
             file = archive.extractfile(member)
             for line in file or ():
                 row = json.loads(line)
-                yield _Turn(row["timestamp"], row["session_id"], row["input"])
+                yield Turn(row["timestamp"], row["session_id"], row["input"])
 
 
-def _at_once(turns: Sequence[_Turn], sessions: int) -> list[_Turn]:
-    of_session: dict[str, list[_Turn]] = {}
+def _at_once(turns: Sequence[Turn], sessions: int) -> list[Turn]:
+    of_session: dict[str, list[Turn]] = {}
     for turn in turns:
         of_session.setdefault(turn.session_id, []).append(turn)
     free_at = [0] * sessions
@@ -99,13 +125,13 @@ def _at_once(turns: Sequence[_Turn], sessions: int) -> list[_Turn]:
     return sorted(moved)
 
 
-def _cut_into_pages(turns: Sequence[_Turn]) -> list[Request]:
+def _cut_into_pages(turns: Sequence[Turn]) -> list[Arrival]:
     numbers: dict[bytes, int] = {}
-    requests = []
+    arrivals = []
     for turn in turns:
         text, chain, pages = turn.text.encode(), b"", []
         for start in range(0, len(text) - PAGE_TEXT_BYTES + 1, PAGE_TEXT_BYTES):
             chain = hashlib.sha256(chain + text[start : start + PAGE_TEXT_BYTES]).digest()
             pages.append(numbers.setdefault(chain, len(numbers)))
-        requests.append(pages)
-    return requests
+        arrivals.append(Arrival(turn.timestamp / 1e6, pages))
+    return arrivals
