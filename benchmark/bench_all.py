@@ -46,6 +46,7 @@ STEPS = (
     Step("writes", needs_trace=True),
     Step("paper"),
     Step("ttft"),
+    Step("load"),
 )
 
 

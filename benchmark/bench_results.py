@@ -27,6 +27,9 @@ from benchmark.publish import (
     starts,
     ttft,
 )
+from benchmark.publish import (
+    load as clients_at_once,
+)
 from benchmark.publish.promises import promise_table, promises
 from benchmark.publish.reports import (
     Loss,
@@ -52,6 +55,7 @@ SECTIONS: tuple[Section, ...] = (
     hits.SECTION,
     ttft.SECTION,
     ttft.QUICK,
+    clients_at_once.SECTION,
     paper.SECTION,
 )
 

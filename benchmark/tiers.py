@@ -28,23 +28,37 @@ def pool_flags(page_size: int, *, pool_tokens: int, host_ratio: float = 1.01) ->
     )
 
 
-def disk_flags(backend: str, directory: Path, *, budget_bytes: int) -> tuple[str, ...]:
-    """Return the flags of `host` (no disk tier), `file` or `lsm`, bounded by `budget_bytes`.
+def disk_flags(
+    backend: str, directory: Path, *, budget_bytes: int, wait_complete: bool = False
+) -> tuple[str, ...]:
+    """Return the flags of one backend.
 
-    Both write a page once it is computed. `file` gets its LRU evictor and its metadata cache,
-    without which it has no bound and looks every page up in the directory.
+    `recompute` caches nothing, `host` has no disk tier, `file` is SGLang's as it comes and without
+    a bound, `file tuned` has its LRU evictor and its metadata cache, without which every page is
+    looked up in the directory, and `lsm` is ours. All but `file` keep to `budget_bytes`, and all
+    write a page once it is computed.
+
+    Args:
+        backend: one of the five.
+        directory: what `lsm` may fill.
+        budget_bytes: the most on disk.
+        wait_complete: read all that was found, instead of SGLang's default cut-off.
     """
+    if backend == "recompute":
+        return ("--disable-radix-cache",)
     if backend == "host":
         return _HICACHE
-    if backend == "file":
-        settings = {
+    waiting = ("--hicache-storage-prefetch-policy", "wait_complete") if wait_complete else ()
+    extra: dict[str, object] = {"prefetch_threshold": _PREFETCH_THRESHOLD}
+    if backend == "file tuned":
+        extra |= {
             "max_size": str(budget_bytes),
             "enable_metadata_cache": True,
             "metadata_ttl": 3600,
-            "prefetch_threshold": _PREFETCH_THRESHOLD,
         }
-        extra = ("--hicache-storage-backend-extra-config", json.dumps(settings))
-        return (*_HICACHE, "--hicache-storage-backend", "file", *extra)
+    shared = (*waiting, "--hicache-storage-backend-extra-config", json.dumps(extra))
+    if backend.startswith("file"):
+        return (*_HICACHE, "--hicache-storage-backend", "file", *shared)
     # The newest segment is preallocated whole; of a small budget it must be a small part.
     segment_bytes = min(256 << 20, budget_bytes // _SEGMENTS // _BLOCK_BYTES * _BLOCK_BYTES)
     log = {"segment_bytes": max(_MIN_SEGMENT_BYTES, segment_bytes)}
@@ -52,8 +66,7 @@ def disk_flags(backend: str, directory: Path, *, budget_bytes: int) -> tuple[str
         *("--kv-storage", "lsm", "--kv-storage-path", str(directory)),
         *("--kv-storage-size", str(budget_bytes), "--kv-storage-write", "through"),
         *("--kv-storage-config", json.dumps({"log": log})),
-        "--hicache-storage-backend-extra-config",
-        json.dumps({"prefetch_threshold": _PREFETCH_THRESHOLD}),
+        *shared,
     )
 
 

@@ -8,13 +8,20 @@ from benchmark.tiers import disk_flags, pool_flags
 
 def test_both_disk_tiers_get_the_same_budget() -> None:
     budget = 300_000_000
-    file = disk_flags("file", Path("d"), budget_bytes=budget)
+    file = disk_flags("file tuned", Path("d"), budget_bytes=budget)
     lsm = disk_flags("lsm", Path("d"), budget_bytes=budget)
     extra = json.loads(file[file.index("--hicache-storage-backend-extra-config") + 1])
     assert extra["max_size"] == str(budget)
     assert lsm[lsm.index("--kv-storage-size") + 1] == str(budget)
     ours = json.loads(lsm[lsm.index("--hicache-storage-backend-extra-config") + 1])
     assert ours["prefetch_threshold"] == extra["prefetch_threshold"]
+
+
+def test_the_file_backend_as_it_comes_has_no_bound() -> None:
+    file = disk_flags("file", Path("d"), budget_bytes=1, wait_complete=True)
+    extra = json.loads(file[file.index("--hicache-storage-backend-extra-config") + 1])
+    assert "max_size" not in extra
+    assert file[file.index("--hicache-storage-prefetch-policy") + 1] == "wait_complete"
 
 
 def test_a_small_budget_is_not_one_preallocated_segment() -> None:

@@ -1,0 +1,160 @@
+"""Several clients at once on the page: TTFT, load time, and throughput by tier."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.harness import percentile, short, summarize, table
+from benchmark.publish.draw import canvas, curve
+from benchmark.publish.reports import Loss, Report, Section
+from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT
+
+OURS, RIVALS = "lsm", ("file", "file tuned")
+PHASES = (COLD, DEVICE, DISK_COLD, DISK_HOT)
+
+
+def ttft(report: Report, row: str, phase: str, clients: int) -> dict[tuple[int, int], float]:
+    """Return seconds to the first token by round and prompt."""
+    return {
+        (sample["round_number"], sample["prompt"]): sample["ttft_s"]
+        for sample in report["samples"]
+        if (sample["row"], sample["phase"], sample["clients"]) == (row, phase, clients)
+    }
+
+
+def load_times(report: Report, row: str, phase: str, clients: int) -> list[float]:
+    """Return disk hit minus device hit of the same prompt, in seconds."""
+    device = ttft(report, row, DEVICE, clients)
+    found = ttft(report, row, phase, clients)
+    return [seconds - device[place] for place, seconds in found.items() if place in device]
+
+
+def body(report: Report) -> str:
+    """Return a table a number of clients, and load times against both file rows."""
+    parts = []
+    for clients in _clients(report):
+        rows = []
+        for row, phase in _rows(report):
+            seconds = list(ttft(report, row, phase, clients).values())
+            if not seconds:
+                continue
+            rate = summarize(
+                one["prompt_tokens_per_s"]
+                for one in report["rates"]
+                if (one["row"], one["phase"], one["clients"]) == (row, phase, clients)
+            )
+            tails = [short(percentile(seconds, share) * 1e3) for share in (0.5, 0.9, 0.99)]
+            rows.append(
+                [f"{row}: {phase}", *tails, str(rate), _tokens(report, row, phase, clients)]
+            )
+        head = ["row", "p50 ms", "p90 ms", "p99 ms", "prompt tokens/s", "hit device/host/disk, %"]
+        title = f"#### {clients} client{'s' if clients > 1 else ''}\n"
+        parts.append(f"{title}\n{table(head, rows)}\n")
+    parts.append(f"#### Load time: disk hit minus device hit\n\n{_load_table(report)}\n")
+    differ, compared = _answers(report)
+    parts.append(f"First tokens that differ from the first row's: {differ} of {compared}.\n")
+    return "\n".join(parts)
+
+
+def losses(report: Report) -> list[Loss]:
+    """Return where a file row loads sooner, or recomputing answers sooner."""
+    found = []
+    for clients in _clients(report):
+        for phase in (DISK_COLD, DISK_HOT):
+            where = f"{clients} clients, {phase}"
+            for rival in RIVALS:
+                for share in (0.5, 0.99):
+                    ratio = _load_ratio(report, rival, phase, clients, share)
+                    if ratio is not None and ratio > 1:
+                        text = f"{short(ratio)}x of theirs"
+                        found.append(Loss(f"load time p{share * 100:.0f}: {where}", rival, text))
+            ours = list(ttft(report, OURS, phase, clients).values())
+            cold = list(ttft(report, "recompute", COLD, clients).values())
+            if ours and cold and percentile(ours, 0.5) > percentile(cold, 0.5):
+                text = f"{short(percentile(ours, 0.5))} s, {short(percentile(cold, 0.5))} s"
+                found.append(Loss(f"TTFT p50: {where}", "recompute", text))
+    return found
+
+
+def plots(report: Report, stem: Path) -> list[Path]:
+    """Draw TTFT p50 and p99 of a disk hit by clients."""
+    path = stem.with_name(f"{stem.name}.png")
+    with canvas(path, "TTFT by clients at once, s", panels=2) as axes:
+        for one, share in zip(axes, (0.5, 0.99), strict=True):
+            for number, (row, phase) in enumerate(_rows(report)):
+                points = {
+                    float(clients): percentile(seconds, share)
+                    for clients in _clients(report)
+                    if (seconds := list(ttft(report, row, phase, clients).values()))
+                }
+                curve(one, points, f"{row}: {phase}", number, bold=row == OURS)
+            one.set_yscale("log")
+            one.set_xlabel("clients")
+            one.set_title(f"p{share * 100:.0f}")
+        axes[0].set_ylabel("s (log)")
+    return [path]
+
+
+def _load_table(report: Report) -> str:
+    rows = []
+    for clients in _clients(report):
+        for phase in (DISK_COLD, DISK_HOT):
+            cells = []
+            for row in (*RIVALS, OURS):
+                seconds = load_times(report, row, phase, clients)
+                tails = [short(percentile(seconds, share) * 1e3) for share in (0.5, 0.99)]
+                cells.append(" / ".join(tails))
+            for rival in RIVALS:
+                ratios = [_load_ratio(report, rival, phase, clients, s) for s in (0.5, 0.99)]
+                cells.append(" / ".join("-" if r is None else short(r) for r in ratios))
+            rows.append([f"{clients}, {phase}", *cells])
+    head = ["clients, phase", *(f"{row} ms p50 / p99" for row in (*RIVALS, OURS))]
+    return table([*head, *(f"lsm / {rival}" for rival in RIVALS)], rows)
+
+
+def _load_ratio(report: Report, rival: str, phase: str, clients: int, share: float) -> float | None:
+    ours = load_times(report, OURS, phase, clients)
+    theirs = load_times(report, rival, phase, clients)
+    if not ours or not theirs or percentile(theirs, share) <= 0:
+        return None
+    return percentile(ours, share) / percentile(theirs, share)
+
+
+def _tokens(report: Report, row: str, phase: str, clients: int) -> str:
+    here = [
+        sample
+        for sample in report["samples"]
+        if (sample["row"], sample["phase"], sample["clients"]) == (row, phase, clients)
+    ]
+    asked = len(here) * report["settings"]["prompt_tokens"]
+    tiers = ("device", "host", "disk")
+    return "/".join(f"{sum(s[f'{t}_tokens'] for s in here) / asked:.0%}"[:-1] for t in tiers)
+
+
+def _answers(report: Report) -> tuple[int, int]:
+    """Return how many answers differ from the first one to the same prompt, and of how many."""
+    first: dict[tuple[int, int, int], object] = {}
+    differ = 0
+    for sample in report["samples"]:
+        place = (sample["clients"], sample["round_number"], sample["prompt"])
+        differ += first.setdefault(place, sample["output_ids"]) != sample["output_ids"]
+    return differ, len(report["samples"]) - len(first)
+
+
+def _rows(report: Report) -> Sequence[tuple[str, str]]:
+    measured = {(sample["row"], sample["phase"]) for sample in report["samples"]}
+    names = ("recompute", "host", *RIVALS, OURS)
+    return [(row, phase) for phase in PHASES for row in names if (row, phase) in measured]
+
+
+def _clients(report: Report) -> list[int]:
+    return sorted({sample["clients"] for sample in report["samples"]})
+
+
+SECTION = Section(
+    file="load",
+    title="Several clients at once",
+    command="scripts/bench load --json benchmark/results/load.json",
+    body=body,
+    losses=losses,
+    plots=plots,
+)
