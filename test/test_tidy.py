@@ -30,6 +30,7 @@ LAYERS = (
     {"index", "tensorlog", "eviction"},
     {"directory", "catalog", "catalog_loader", "stored_rows"},
     {"admission", "holds", "lookup", "merge", "recovery", "room"},
+    {"segment_merge"},
     {"store", "survey"},
     {"controller", "services"},
     {"cli"},

@@ -272,6 +272,27 @@ class Catalog:
             self._adopt_rows()
             self._rows.mark_all()
 
+    def live_bytes(self) -> dict[int, int]:
+        """Return the bytes on disk of the stored pages of each segment; one pass over all rows."""
+        with self._lock:
+            return self._rows.live_bytes()
+
+    def pages_of_segment(self, segment_id: int) -> list[tuple[bytes, Location]]:
+        """Return key and place of the pages that lie in a segment, in the order of their paths.
+
+        Raises:
+            UnavailableError: the index failed.
+        """
+        with self._lock:
+            keys = sorted(index_keys(self._rows.table, self._rows.of_segment(segment_id)))
+            values = self._index.get(keys)
+        found = [
+            (key, format.decode_index_value(value))
+            for key, value in zip(keys, values, strict=True)
+            if value is not None
+        ]
+        return [(key, at) for key, at in found if at.segment_id == segment_id]
+
     def set_marks(self, marks: HoldMarks, *, max_pinned_bytes: int) -> None:
         """Take what operators ask for of pages, instead of what they asked for before."""
         with self._lock:

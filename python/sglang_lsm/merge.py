@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 """Paths remembered; while they wait, others are not noticed."""
+_COPY_BYTES = 64 << 20
+"""Memory that copying takes at most, unless a single page is larger."""
 
 
 def is_due(num_runs: int, num_calls: int, config: LogConfig) -> bool:
@@ -102,8 +104,28 @@ class Merger:
             UnavailableError, CorruptionError: the index or the log failed; nothing is lost.
         """
         keys = list(keycodec.encode(path))
-        old = [format.decode_index_value(value) for value in self._index.walk(keys)]
-        keys = keys[: len(old)]
+        old = map(format.decode_index_value, self._index.walk(keys))
+        return self.copy(list(zip(keys, old, strict=False)))
+
+    def copy(self, pages: Sequence[tuple[bytes, Location]]) -> int:
+        """Copy pages, key and place, to the end of the log in their order; return how many bytes.
+
+        In parts that bound the memory. The old places are given back.
+
+        Raises:
+            UnavailableError, CorruptionError: the index or the log failed; nothing is lost.
+        """
+        num_bytes, part, part_bytes = 0, list[tuple[bytes, Location]](), 0
+        for page in pages:
+            if part and part_bytes + page[1].length > _COPY_BYTES:
+                num_bytes += self._copy_part(part)
+                part, part_bytes = [], 0
+            part.append(page)
+            part_bytes += page[1].length
+        return num_bytes + (self._copy_part(part) if part else 0)
+
+    def _copy_part(self, part: Sequence[tuple[bytes, Location]]) -> int:
+        keys, old = [key for key, _ in part], [at for _, at in part]
         pages = _bounce_pages(old)
         intact = self._log.read(keys, old, pages).intact
         kept = [i for i, ok in enumerate(intact) if ok]
@@ -117,7 +139,7 @@ class Merger:
             self._log.sync()
             self._catalog.relocate(keys, old, new)
         num_bytes = sum(at.length for at in old)
-        logger.debug("merged a prefix. pages=%d bytes=%d", len(old), num_bytes)
+        logger.debug("merged pages. pages=%d bytes=%d", len(old), num_bytes)
         return num_bytes
 
 

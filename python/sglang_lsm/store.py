@@ -63,6 +63,7 @@ from sglang_lsm.pages import (
 from sglang_lsm.periodic import Periodic
 from sglang_lsm.recovery import keep_table, rebuild_index, restore_table
 from sglang_lsm.room import Room
+from sglang_lsm.segment_merge import SegmentMerger
 from sglang_lsm.tensorlog.log import TensorLog
 from sglang_lsm.tensorlog.transfer import page_bytes
 
@@ -106,6 +107,7 @@ class Store:
             self._log = self._open_log()
             self._catalog = Catalog(self._index, self._log, recency_only=config.eviction == "lru")
             self._merger = Merger(self._index, self._log, self._catalog)
+            self._segments = SegmentMerger(self._catalog, self._log, self._merger)
             self._doorkeeper = Doorkeeper()
             self._trace: AccessTrace | None = None
             self._room = Room(self._catalog, self._log, fs, directory, config)
@@ -537,11 +539,13 @@ class Store:
         self._merge()
 
     def _merge(self) -> None:
-        """Merge what was read scattered."""
+        """Merge segments that have to make room, and what was read scattered."""
         limit = int(self.config.log.merge_bytes_per_s * _UPKEEP_INTERVAL_S)
         started_s = time.perf_counter()
         with self._gate.entered():
-            num_bytes = self._merger.run(limit)
+            made = self._segments.run(limit, self.config)
+            num_bytes = made.num_bytes + self._merger.run(limit - made.num_bytes)
+        self._counters.add(pages_evicted=made.num_evicted)
         if num_bytes:
             self._counters.add(bytes_merged=num_bytes, merge_s=time.perf_counter() - started_s)
 

@@ -163,6 +163,16 @@ class StoredRows:
         found: Rows = rows[segment_ids(self.table.place[rows]) == segment_id]
         return found
 
+    def live_bytes(self) -> dict[int, int]:
+        """Return the bytes on disk of the pages of each segment."""
+        places = self.table.place[self.table.live_rows()]
+        segments, at = np.unique(segment_ids(places), return_inverse=True)
+        units = np.bincount(at, length_units(places), minlength=len(segments))
+        sizes = (units.astype(np.int64) * format.BLOCK_BYTES).tolist()
+        found = dict(zip(segments.tolist(), sizes, strict=True))
+        found.pop(GHOST, None)
+        return found
+
     def ghost_group_ends(self) -> list[bytes]:
         """Return the keys of pages that are not stored, and whose extensions open a new group.
 
