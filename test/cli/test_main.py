@@ -52,3 +52,17 @@ def test_a_lost_index_is_a_problem_found_not_a_crash(directory: Path, capsys):
     (directory / "tp0-pp0" / "index" / "CURRENT").unlink()
     assert main(["stats", str(directory)]) == 1
     assert "sglang-lsm: the index failed" in capsys.readouterr().err
+
+
+def test_holds_are_listed(directory: Path, capsys):
+    store = Store.open(directory / "tp0-pp0", small_config())
+    path = path_of(fingerprint("some-model").namespace, range(5))
+    store.hold(path, pinned=True, priority=2, ttl_s=3600)
+    store.close()
+    assert main(["holds", str(directory)]) == 0
+    out = capsys.readouterr().out
+    assert "1 held" in out
+    assert f"5 pages to {path.hashes[-1][:8].hex()}: pinned, priority 2, until 2" in out
+    assert main(["holds", str(directory), "--json"]) == 0
+    (held,) = json.loads(capsys.readouterr().out)["holds"]
+    assert (held["pinned"], held["priority"]) == (True, 2)

@@ -8,12 +8,15 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sglang_lsm import __version__
 from sglang_lsm.cli.torture import torture
 from sglang_lsm.cli.torture_kill import torture_by_kill
 from sglang_lsm.errors import ConfigError, StoreError
+from sglang_lsm.fs import LocalFileSystem
+from sglang_lsm.holds import encode_holds, read_holds
 from sglang_lsm.survey import StoreSurvey, Verification, find_stores, survey, verify
 
 _FOUND_A_PROBLEM, _MISUSE = 1, 2
@@ -29,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stores = find_stores(options.directory)
         if options.command == "stats":
             _print_stats([survey(store) for store in stores], as_json=options.json)
+            return 0
+        if options.command == "holds":
+            for store in stores:
+                _print_holds(store, as_json=options.json)
             return 0
         reports = {str(store): verify(store) for store in stores}
         _print_verification(reports, as_json=options.json)
@@ -49,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("stats", "what a store holds; also while a server uses it"),
+        ("holds", "which prefixes are pinned, of a priority, or to expire"),
         ("verify", "read every page back and check it; exit code 1 if one is damaged"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -117,6 +125,21 @@ def _print_stats(surveys: Sequence[StoreSurvey], *, as_json: bool) -> None:
                 f"  namespace {name}: {entry.num_pages} pages, {_size(entry.num_bytes)}, "
                 f"{entry.num_roots} beginnings\n    {shape}"
             )
+
+
+def _print_holds(store: Path, *, as_json: bool) -> None:
+    holds = read_holds(LocalFileSystem(), store)
+    if as_json:
+        print(encode_holds(holds).splitlines()[0].decode())
+        return
+    print(f"{store}\n  {len(holds)} held")
+    for hold in holds:
+        wishes = ["pinned"] * hold.pinned + [f"priority {hold.priority}"] * (hold.priority > 0)
+        if hold.expires_at_ms is not None:
+            at = datetime.fromtimestamp(hold.expires_at_ms / 1000, UTC)
+            wishes.append(f"until {at.isoformat(timespec='seconds')}")
+        print(f"  namespace {hold.namespace.hex()}: {hold.num_pages} pages to "
+              f"{hold.digests[-8:].hex()}: {', '.join(wishes)}")  # fmt: skip
 
 
 def _print_verification(reports: dict[str, Verification], *, as_json: bool) -> None:
