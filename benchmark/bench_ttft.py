@@ -6,6 +6,10 @@ once more with a hot one; the host row is asked again after another prompt has p
 off the device. Rows run side by side and are asked in turn, so that a change of the machine's speed
 meets all of them. Answers must be equal everywhere.
 
+The row `sim` is SGLang's simulator of a storage that takes no time and holds no bytes: what no
+store could beat. A cold prompt shares no page with any other, so the row with a tier against the
+one with the host tier alone is what a miss costs.
+
 Load time is the TTFT of a disk hit minus that of the device hit of the same prompt in the same
 round: what a store can change.
 """
@@ -23,7 +27,7 @@ from benchmark.harness import machine_facts, print_facts, write_json
 from benchmark.prompts import Prompts
 from benchmark.serving import Reply, ServerError, has_gpu
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT, Sample, print_report
-from benchmark.ttft_servers import HOST, PAGE_SIZE, RECOMPUTE, RunningRow, start_rows
+from benchmark.ttft_servers import HOST, PAGE_SIZE, RECOMPUTE, ROWS, RunningRow, start_rows
 
 HOME = Path(__file__).parent.parent / ".cache" / "bench-ttft"
 ANSWER_TOKENS = 4
@@ -148,8 +152,14 @@ def sample(row: str, phase: str, reply: Reply) -> Sample:
 
 
 def check_answers(samples: Sequence[Sample]) -> None:
-    """Raise WrongAnswerError unless all rows and phases gave the same tokens."""
+    """Raise WrongAnswerError unless all rows and phases gave the same tokens.
+
+    The disk hits of a row that loads no bytes are left out.
+    """
+    bounds = {row.name for row in ROWS if not row.is_right}
     for found in samples:
+        if found.row in bounds and found.phase in (DISK_COLD, DISK_HOT):
+            continue
         if found.output_ids != samples[0].output_ids:
             raise WrongAnswerError(
                 f"{found.row}, {found.phase}: {found.output_ids} instead of {samples[0].output_ids}"

@@ -14,7 +14,7 @@ from benchmark.harness import Summary, percentile, round_ratios, short, summariz
 COLD, DEVICE, HOST_HIT = "cold", "device hit", "host hit"
 DISK_COLD, DISK_HOT = "disk hit, cold page cache", "disk hit, hot page cache"
 
-SHOWN = (
+SUMMED = (
     ("recompute", COLD),
     ("host", HOST_HIT),
     ("file", DISK_COLD),
@@ -23,7 +23,9 @@ SHOWN = (
     ("lsm", DISK_HOT),
     ("lsm", DEVICE),
 )
-"""Rows of the tables and bars of the plots: what comes back from where."""
+"""Columns of the summary and bars of the plots: what comes back from where."""
+SHOWN = (*SUMMED, ("host", COLD), ("lsm", COLD), ("sim", DISK_HOT))
+"""Rows of the tables: those, what misses cost, and the bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ def print_report(samples: Sequence[Sample], plots: Path | None) -> None:
         here = [s for s in samples if (s.model, s.prompt_tokens) == (model, length)]
         print(f"\n### {model}, {length} prompt tokens\n\n{ttft_table(here)}")
     print(f"\n### Load time: disk hit minus device hit\n\n{load_table(samples)}")
+    print(f"\n### Against bounds\n\n{bounds_table(samples)}")
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         for model in sorted({s.model for s in samples}):
@@ -85,6 +88,24 @@ def load_table(samples: Sequence[Sample]) -> str:
                 ]
             )
     return table(["what", "file ms", "lsm ms", "lsm / file"], rows)
+
+
+def bounds_table(samples: Sequence[Sample]) -> str:
+    """Return what a miss costs, and how far a disk hit is from a host hit and from no I/O."""
+    pairs = (
+        ("miss, over the same without the disk tier", COLD, "host", COLD),
+        ("disk hit, over a host hit", DISK_HOT, "host", HOST_HIT),
+        ("disk hit, over SGLang's `sim` (no I/O)", DISK_HOT, "sim", DISK_HOT),
+    )
+    rows = []
+    for model, length in sorted({(s.model, s.prompt_tokens) for s in samples}):
+        here = [s for s in samples if (s.model, s.prompt_tokens) == (model, length)]
+        for title, phase, bound, bound_phase in pairs:
+            ours, theirs = by_round(here, "lsm", phase), by_round(here, bound, bound_phase)
+            p99 = [short(1e3 * percentile(list(v.values()), 0.99)) for v in (ours, theirs)]
+            ratio = str(round_ratios(ours, theirs) or "-")
+            rows.append([f"{model}, {length}, {title}", ratio, " / ".join(p99)])
+    return table(["lsm: what", "ratio [min..max]", "p99 ms lsm / bound"], rows)
 
 
 def ttft_table(samples: Sequence[Sample]) -> str:
@@ -125,13 +146,13 @@ def plot_model(samples: Sequence[Sample], path: Path) -> None:
 
     lengths = sorted({s.prompt_tokens for s in samples})
     canvas, axes = pyplot.subplots(figsize=(10, 4.5))
-    width = 0.8 / len(SHOWN)
-    for i, (row, phase) in enumerate(SHOWN):
+    width = 0.8 / len(SUMMED)
+    for i, (row, phase) in enumerate(SUMMED):
         found = [
             summarize(by_round([s for s in samples if s.prompt_tokens == n], row, phase).values())
             for n in lengths
         ]
-        places = [g + (i - len(SHOWN) / 2 + 0.5) * width for g, f in enumerate(found) if f]
+        places = [g + (i - len(SUMMED) / 2 + 0.5) * width for g, f in enumerate(found) if f]
         kept = [f for f in found if f is not None]
         spread = [[f.median - f.low for f in kept], [f.high - f.median for f in kept]]
         axes.bar(
@@ -156,7 +177,7 @@ def summary_table(samples: Sequence[Sample]) -> str:
     rows = []
     for model, length in sorted({(s.model, s.prompt_tokens) for s in samples}):
         here = [s for s in samples if (s.model, s.prompt_tokens) == (model, length)]
-        cells = [_seconds(summarize(by_round(here, row, phase).values())) for row, phase in SHOWN]
+        cells = [_seconds(summarize(by_round(here, row, phase).values())) for row, phase in SUMMED]
         ratios = [
             _ratio(round_ratios(load_by_round(here, "lsm", p), load_by_round(here, "file", p)))
             for p in (DISK_COLD, DISK_HOT)

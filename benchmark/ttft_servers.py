@@ -13,7 +13,7 @@ from benchmark.rivals.disk import drop_cached_pages, sync_file_system
 from benchmark.serving import Server, has_gpu
 
 PAGE_SIZE = 64
-RECOMPUTE, HOST, FILE, LSM = "recompute", "host", "file", "lsm"
+RECOMPUTE, HOST, FILE, LSM, SIM = "recompute", "host", "file", "lsm", "sim"
 
 _HOST = ("--hicache-ratio", "2")
 _HICACHE = (
@@ -22,6 +22,8 @@ _HICACHE = (
     *("--hicache-io-backend", "kernel" if has_gpu() else "direct"),
     *("--hicache-mem-layout", "page_first" if has_gpu() else "page_first_direct"),
 )
+# Nothing is moved and nothing waited for: what is left is SGLang's own way of a disk hit.
+_NO_IO = '{"interface_v1": 1, "sim_write_gbps": 0, "sim_op_latency_us": 0}'
 _PREFETCH = ("--hicache-storage-prefetch-policy", "wait_complete")
 
 
@@ -33,6 +35,8 @@ class Row:
     flags: Callable[[Path], Sequence[str]]
     """From the directory that the row may fill."""
     has_disk: bool = False
+    is_right: bool = True
+    """Whether what it loads is what was stored; else its disk hits are a bound, not answers."""
 
     def environment(self, directory: Path) -> dict[str, str]:
         """Return what has to be in the environment: the file backend has no flag for its folder."""
@@ -44,6 +48,15 @@ ROWS = (
     Row(HOST, lambda _: _HICACHE),
     Row(
         FILE, lambda _: (*_HICACHE, "--hicache-storage-backend", "file", *_PREFETCH), has_disk=True
+    ),
+    Row(
+        SIM,
+        lambda _: (
+            *(*_HICACHE, "--hicache-storage-backend", "sim"),
+            *("--hicache-storage-backend-extra-config", _NO_IO, *_PREFETCH),
+        ),
+        has_disk=True,
+        is_right=False,
     ),
     Row(
         LSM,

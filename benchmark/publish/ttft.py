@@ -9,6 +9,7 @@ from benchmark.ttft_report import (
     DISK_COLD,
     DISK_HOT,
     Sample,
+    bounds_table,
     by_round,
     load_by_round,
     load_table,
@@ -31,6 +32,8 @@ def body(report: Report) -> str:
         summary_table(samples),
         "\n#### Load time: disk hit minus device hit\n",
         load_table(samples),
+        "\n#### Against bounds\n",
+        bounds_table(samples),
     ]
     for model, length in sorted({(s.model, s.prompt_tokens) for s in samples}):
         here = [s for s in samples if (s.model, s.prompt_tokens) == (model, length)]

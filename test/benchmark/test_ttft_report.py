@@ -5,6 +5,7 @@ from benchmark.ttft_report import (
     DEVICE,
     DISK_COLD,
     Sample,
+    bounds_table,
     load_by_round,
     load_table,
     summary_table,
@@ -46,3 +47,14 @@ def test_what_was_not_measured_is_a_dash() -> None:
     (line,) = summary_table(SAMPLES).splitlines()[2:]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == ["m, 1025", "20.00", "-", "6.00", "4.00", "-", "-", "2.00", "0.50", "-"]
+
+
+def test_a_miss_is_compared_with_the_same_round_without_the_tier() -> None:
+    cold = [
+        sample(row, COLD, base * number, number)
+        for number in (1, 2, 3)
+        for row, base in (("host", 10.0), ("lsm", 10.2))
+    ]
+    miss, host, sim = bounds_table([*SAMPLES, *cold]).splitlines()[2:]
+    assert "1.02 [1.02..1.02]" in miss
+    assert "| -" in host and "| -" in sim
