@@ -13,17 +13,19 @@ from sglang_lsm_patch.options import (
     BACKENDS,
     DEFAULT_SIZE,
     DEFAULT_WRITE_POLICY,
+    GATES,
     WRITE_POLICIES,
     WriteConfig,
 )
 
 FIELDS = ("kv_storage", "kv_storage_path", "kv_storage_size", "kv_storage_config")
-WRITE_FIELDS = {
+FURTHER_FIELDS = {
     "kv_storage_write": "write",
     "kv_storage_write_delay": "write-delay",
     "kv_storage_flush_writes": "flush-writes",
+    "kv_storage_gate": "gate",
 }
-"""Fields about writing, and what `options.parse_options` calls them."""
+"""All other fields, and what `options.parse_options` calls them."""
 WATCHED = ("hicache_io_backend", "hicache_mem_layout", "hicache_write_policy")
 EXPLICIT = "_kv_storage_explicit"
 """Attribute of the parsed namespace: the watched fields that were given."""
@@ -66,6 +68,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         '\'{"min_free": "10%%", "log": {"io_mode": "buffered"}}\'.',
     )
     _add_write_flags(group)
+    group.add_argument(
+        "--kv-storage-gate",
+        choices=GATES,
+        default=None,
+        help="Load of a hit on disk only what is faster than computing it, by measured speeds "
+        "(auto), or all of it (off). Default: auto.",
+    )
     parser.parse_known_args = functools.partial(  # type: ignore[method-assign]
         _parse_and_note, parser, parser.parse_known_args
     )

@@ -10,7 +10,7 @@ from sglang_lsm.errors import StoreError
 
 from sglang_lsm_patch import preflight, resolve
 from sglang_lsm_patch.compat import require_compatible
-from sglang_lsm_patch.flags import EXPLICIT, FIELDS, WATCHED, WRITE_FIELDS
+from sglang_lsm_patch.flags import EXPLICIT, FIELDS, FURTHER_FIELDS, WATCHED
 from sglang_lsm_patch.options import TierOptions, parse_options
 
 logger = logging.getLogger(__name__)
@@ -23,14 +23,14 @@ def from_namespace(namespace: argparse.Namespace) -> argparse.Namespace:
     would arrive as a traceback, and only after this point does the model load.
     """
     given = dict(vars(namespace))
-    asked, writes = _take_asked(given)
+    asked, further = _take_asked(given)
     explicit = given.pop(EXPLICIT, None)
     if explicit is None:
         # Not from one of our parsers: a value that is not the default can only have been given.
         explicit = {name for name in WATCHED if _differs_from_default(name, given)}
     try:
         return argparse.Namespace(
-            **{**given, **_fields(parse_options(*asked, writes=writes), given, explicit)}
+            **{**given, **_fields(parse_options(*asked, further=further), given, explicit)}
         )
     except StoreError as error:
         _refuse(error)
@@ -43,14 +43,14 @@ def from_engine_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError, FormatVersionError, UnavailableError: the disk tier cannot be had.
     """
     given = dict(arguments)
-    asked, writes = _take_asked(given)
-    return {**given, **_fields(parse_options(*asked, writes=writes), given, set(given))}
+    asked, further = _take_asked(given)
+    return {**given, **_fields(parse_options(*asked, further=further), given, set(given))}
 
 
 def _take_asked(given: dict[str, Any]) -> tuple[list[object], dict[str, object]]:
     """Take our own fields out of `given`; return them as `parse_options` wants them."""
     asked = [given.pop(name, None) for name in FIELDS]
-    return asked, {option: given.pop(name, None) for name, option in WRITE_FIELDS.items()}
+    return asked, {option: given.pop(name, None) for name, option in FURTHER_FIELDS.items()}
 
 
 def _fields(

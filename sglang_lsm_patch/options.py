@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from sglang_lsm.config import MIB, Eviction, IndexConfig, LogConfig, StoreConfig, from_mapping
 from sglang_lsm.errors import ConfigError
@@ -17,6 +18,9 @@ from sglang_lsm.errors import ConfigError
 BACKENDS = ("lsm",)
 DEFAULT_SIZE = "50%"
 DEFAULT_WRITE_POLICY = "evict"
+Gate = Literal["auto", "off"]
+GATES: tuple[Gate, ...] = ("auto", "off")
+"""Whether hits that are faster computed than loaded are declined; `off` loads every hit."""
 WRITE_POLICIES: dict[str, str | None] = {
     "evict": None,
     "through": "write_through",
@@ -75,6 +79,8 @@ class TierConfig:
     than go below."""
     eviction: Eviction = "reuse"
     """Which pages leave when room is needed, see `StoreConfig`."""
+    gate: Gate = "auto"
+    """`auto` loads of a hit what is faster than computing it, `off` all of it."""
     log: LogConfig = field(default_factory=LogConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     write: WriteConfig = field(default_factory=WriteConfig)
@@ -109,6 +115,7 @@ class TierSettings:
     index: IndexConfig
     model: ModelSource
     eviction: Eviction = "reuse"
+    gate: Gate = "auto"
     write_policy: str = DEFAULT_WRITE_POLICY
     write: WriteConfig = field(default_factory=WriteConfig)
 
@@ -156,7 +163,7 @@ def parse_options(
     path: object = None,
     size: object = None,
     config: object = None,
-    writes: Mapping[str, object] | None = None,
+    further: Mapping[str, object] | None = None,
 ) -> TierOptions | None:
     """Return the options of a launch, or None when no disk tier is asked for. Touches no disk but
     an `@file`.
@@ -166,20 +173,20 @@ def parse_options(
         path: a directory; None for `sglang-lsm` below `$XDG_CACHE_HOME` or `~/.cache`.
         size: `200GB`, a number of bytes, or a share like `50%`.
         config: JSON text, `@file`, or a mapping.
-        writes: the options about writing, by their names without `--kv-storage-`.
+        further: all other options, by their names without `--kv-storage-`.
 
     Raises:
         ConfigError: an unknown backend or write policy, options without a backend, a bad config.
     """
     if backend is None:
-        given = {"path": path, "size": size, "config": config, **(writes or {})}
+        given = {"path": path, "size": size, "config": config, **(further or {})}
         without = [f"--kv-storage-{name}" for name, value in given.items() if value is not None]
         if without:
             raise ConfigError(f"{without[0]} has no effect without --kv-storage lsm")
         return None
     if backend not in BACKENDS:
         raise ConfigError(f"unknown backend; known: {', '.join(BACKENDS)}. --kv-storage={backend}")
-    policy, values = _with_writes(writes or {}, _config_values(config))
+    policy, values = _with_options(further or {}, _config_values(config))
     log = values.get("log")
     return TierOptions(
         path=_absolute(path),
@@ -208,20 +215,22 @@ def read_json_object(text: str, *, option: str) -> dict[str, object]:
     return values
 
 
-def _with_writes(
-    writes: Mapping[str, object], config: Mapping[str, object]
+def _with_options(
+    further: Mapping[str, object], config: Mapping[str, object]
 ) -> tuple[str, Mapping[str, object]]:
-    """Return the write policy, and `config` with the options about writing put in; they win."""
-    policy = writes.get("write")
+    """Return the write policy, and `config` with the other options put in; they win."""
+    policy = further.get("write")
     policy = DEFAULT_WRITE_POLICY if policy is None else policy
     if policy not in WRITE_POLICIES:
         raise ConfigError(
             f"unknown write policy; known: {', '.join(WRITE_POLICIES)}. --kv-storage-write={policy}"
         )
+    if further.get("gate") is not None:
+        config = {**config, "gate": further["gate"]}
     changes = {
-        setting: writes[option]
+        setting: further[option]
         for option, setting in (("write-delay", "delay_s"), ("flush-writes", "flush_writes"))
-        if writes.get(option) is not None
+        if further.get(option) is not None
     }
     given = config.get("write", {})
     if not changes or not isinstance(given, Mapping):

@@ -16,6 +16,7 @@ from sglang_lsm_patch.resolve import RADIX_CACHE_BACKEND
 SERVER_ARGS = "sglang.srt.server_args.ServerArgs"
 ENGINE_MODULE = "sglang.srt.entrypoints.engine"
 REGISTRY_MODULE = "sglang.srt.mem_cache.registry"
+SCHEDULER_MODULE = "sglang.srt.managers.scheduler"
 WEIGHTS_MODULE = "sglang.srt.managers.scheduler_components.weight_updater"
 WEIGHT_UPDATES = (
     "update_weights_from_disk",
@@ -40,6 +41,9 @@ def register() -> None:
         for name in WEIGHT_UPDATES:
             target = f"{WEIGHTS_MODULE}.SchedulerWeightUpdaterManager.{name}"
             HookRegistry.register(target, _before_weight_update, HookType.BEFORE)
+    if SCHEDULER_MODULE in sys.modules:
+        target = f"{SCHEDULER_MODULE}.Scheduler._record_step_counters"
+        HookRegistry.register(target, _after_step, HookType.AFTER)
 
 
 def _add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
@@ -54,6 +58,15 @@ def _before_weight_update(manager: Any, *_args: Any, **_kwargs: Any) -> None:
     cache = getattr(manager.scheduler, "tree_cache", None)
     # Upstream's cache has no such method: then the tier is off.
     getattr(cache, "weights_change", lambda: None)()
+
+
+def _after_step(_result: None, scheduler: Any, *_args: Any, **_kwargs: Any) -> None:
+    note = getattr(getattr(scheduler, "tree_cache", None), "note_prefills", None)
+    if note is not None:
+        note(
+            num_tokens=scheduler.total_prefill_uncached_tokens,
+            seconds=scheduler.total_prefill_busy_us / 1e6,
+        )
 
 
 def _hook_engine() -> None:

@@ -45,6 +45,7 @@ def settings(options: TierOptions, *, model: ModelSource, num_ranks: int) -> Tie
         log=_fitting(options, quota_bytes),
         index=options.config.index,
         eviction=options.config.eviction,
+        gate=options.config.gate,
         model=model,
         write_policy=options.write_policy,
         write=options.config.write,

@@ -47,6 +47,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Build upstream's cache."""
         self._requests, self._meter = RequestsSeen(), Meter()
+        self._prefilled: tuple[int, float] | None = None
         super().__init__(*args, **kwargs)
 
     # Life of the host and disk tiers.
@@ -54,14 +55,14 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
     def init_hicache(self, server_args: Any, params: Any) -> None:
         """Set up the host and disk tiers, then what writes between them."""
         super().init_hicache(server_args, params)
-        self._start_eviction()
+        self._start_storage()
         before_sigterm(self._stop_eviction, timeout_s=SIGTERM_TIMEOUT_S)
 
     def attach_storage_backend(self, *args: Any, **kwargs: Any) -> tuple[bool, str]:
         """Attach a disk tier at runtime. What the host tier holds already is not written."""
         result = super().attach_storage_backend(*args, **kwargs)
         if self._eviction is None:
-            self._start_eviction()
+            self._start_storage()
         return result  # type: ignore[no-any-return]
 
     def detach_storage_backend(self) -> tuple[bool, str]:
@@ -102,6 +103,26 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         if self._eviction is not None:
             self._eviction.empty()
         super()._reset_full()
+
+    def note_prefills(self, *, num_tokens: int, seconds: float) -> None:
+        """Take in SGLang's totals of tokens that were computed, and of the time that took."""
+        before, self._prefilled = self._prefilled, (num_tokens, seconds)
+        backend = self._lsm_storage()
+        if backend is not None and before is not None and num_tokens > before[0]:
+            backend.note_prefill(num_tokens=num_tokens - before[0], seconds=seconds - before[1])
+
+    def _start_storage(self) -> None:
+        backend = self._lsm_storage()
+        if backend is not None:
+            backend.waits_for_loads(self._wait_limit_s)
+        self._start_eviction()
+
+    def _wait_limit_s(self, num_tokens: int) -> float:
+        """Return how long SGLang waits for a load. Thread-safe."""
+        if self.prefetch_stop_policy != "timeout":
+            return float("inf")
+        num_pages = num_tokens // self.page_size
+        return float(self.prefetch_timeout_base + num_pages * self.prefetch_timeout_per_page)
 
     def _start_eviction(self) -> None:
         backend = self._lsm_storage()

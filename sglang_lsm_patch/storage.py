@@ -29,6 +29,7 @@ from sglang_lsm.errors import (
     StoreError,
     UnavailableError,
 )
+from sglang_lsm.load_gate import LoadGate
 from sglang_lsm.pages import Fingerprint, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.store import Store
 
@@ -72,6 +73,8 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         self._fingerprint: Fingerprint | None = None
         self._namespace = NamespaceId(b"")
         self._sidecars: list[str] = []
+        self._gate: LoadGate | None = None
+        self._wait_limit_s: Callable[[int], float] = lambda _num_tokens: float("inf")
         self._hits = HitQueue(lambda path: self._ready().touch(path))
 
     def _open(self) -> Store | None:
@@ -103,6 +106,12 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         fingerprint = fingerprint_of(mem_pool_host, self._config, self._settings)
         self._fingerprint, self._namespace = fingerprint, fingerprint.namespace
         self._pages = pages
+        if self._settings.gate == "auto":
+            self._gate = LoadGate(
+                page_tokens=mem_pool_host.page_size,
+                page_bytes=pages.page_bytes,
+                wait_limit_s=lambda num_tokens: self._wait_limit_s(num_tokens),
+            )
         if not self._or_miss("register", False, lambda: self._register(fingerprint)):
             return
         logger.info(
@@ -137,6 +146,15 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         self._fingerprint, self._namespace = changed, changed.namespace
         self._or_miss("register", False, lambda: self._register(changed))
         logger.info("weights change, pages get a new name. namespace=%s", self._namespace.hex())
+
+    def waits_for_loads(self, limit_s: Callable[[int], float]) -> None:
+        """Note how long SGLang waits for a load of so many tokens, in seconds."""
+        self._wait_limit_s = limit_s
+
+    def note_prefill(self, *, num_tokens: int, seconds: float) -> None:
+        """Note that `num_tokens` were computed in `seconds`."""
+        if self._gate is not None:
+            self._gate.observe_prefill(num_tokens=num_tokens, seconds=seconds)
 
     @property
     def write_policy(self) -> str:
@@ -196,20 +214,26 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
     # Pages of one radix path, straight from and to the host pool.
 
     def batch_exists(self, keys: list[str], extra_info: ExtraInfo = None) -> int:
-        """Return how many leading pages are stored.
+        """Return how many leading pages are stored and worth loading; each rank asks its own store
+        and gate, and SGLang takes the least.
 
         Without `extra_info` the keys are taken as pages on their own, see `batch_set`.
         """
         if extra_info is None:
             return self._or_miss("batch_exists", 0, lambda: self._num_leading_single(keys))
-        return self._or_miss(
-            "batch_exists", 0, lambda: self._ready().probe(self._path(keys, extra_info))
-        )
+
+        def probe() -> int:
+            path = self._path(keys, extra_info)
+            num_hits = self._ready().probe(path)
+            return num_hits if self._gate is None else self._gate.grant(path, num_hits)
+
+        return self._or_miss("batch_exists", 0, probe)
 
     def batch_get_v1(
         self, keys: list[str], host_indices: torch.Tensor, extra_info: ExtraInfo = None
     ) -> list[bool]:
-        """Read pages into their host slots; True for the leading run that was found and verified.
+        """Read pages into their host slots; True for the leading run that was found and verified,
+        and read before the rest was faster computed.
 
         Args:
             host_indices: `[len(keys) * page_size]` int64 token slots.
@@ -217,7 +241,9 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
 
         def read() -> int:
             path = self._path(keys, extra_info)
-            return self._ready().get_batch(path, self._buffers(host_indices, len(keys)))
+            pace = None if self._gate is None else self._gate.begin(path)
+            buffers = self._buffers(host_indices, len(keys))
+            return self._ready().get_batch(path, buffers, pace=pace)
 
         started_s = time.perf_counter()
         num_pages = self._or_miss("batch_get_v1", 0, read)
@@ -381,6 +407,8 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         if self._store is not None:
             if self._hits.num_dropped:
                 logger.info("hits above came too fast. hits_dropped=%d", self._hits.num_dropped)
+            if self._gate is not None:
+                logger.info("load gate closed. %s", self._gate.figures())
             self._or_miss("close", None, self._store.close)
 
     def _or_miss(self, call: str, miss: T, action: Callable[[], T]) -> T:

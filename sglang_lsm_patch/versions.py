@@ -21,6 +21,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     ".begin_weight_update": ("self", "recv_req"),
     "srt/managers/scheduler_components/weight_updater.py:SchedulerWeightUpdaterManager"
     ".end_weight_update": ("self", "recv_req"),
+    "srt/managers/scheduler.py:Scheduler._record_step_counters": ("self", "batch", "result"),
     "srt/mem_cache/registry.py:register_radix_cache_backend": ("name", "factory"),
     "srt/mem_cache/registry.py:create_unified_radix_cache": ("ctx", "cache_class"),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.prefetch_from_storage": (

@@ -26,7 +26,7 @@ MAX_FUNCTION_LINES = 70
 
 LAYERS = (
     {"clock", "errors", "config", "pages"},
-    {"keycodec", "format", "fs", "gate", "observability", "periodic"},
+    {"keycodec", "format", "fs", "gate", "load_gate", "observability", "periodic", "speed"},
     {"index", "tensorlog", "eviction"},
     {"directory", "catalog", "catalog_loader", "stored_rows"},
     {"admission", "holds", "lookup", "merge", "recovery", "room"},

@@ -65,6 +65,7 @@ from sglang_lsm.recovery import keep_table, rebuild_index, restore_table
 from sglang_lsm.room import Room
 from sglang_lsm.segment_merge import SegmentMerger
 from sglang_lsm.tensorlog.log import TensorLog
+from sglang_lsm.tensorlog.paced import Pace, read_at_pace
 from sglang_lsm.tensorlog.transfer import page_bytes
 
 logger = logging.getLogger(__name__)
@@ -245,7 +246,9 @@ class Store:
         )
         return True
 
-    def get_batch(self, path: PagePath, out: Sequence[PageBuffer]) -> int:
+    def get_batch(
+        self, path: PagePath, out: Sequence[PageBuffer], *, pace: Pace | None = None
+    ) -> int:
         """Load the leading pages of the call that are stored; return how many.
 
         Every page counted was verified. The content of the buffers behind the leading run is
@@ -254,6 +257,7 @@ class Store:
         Args:
             path: names the pages.
             out: one writable buffer a page, borrowed until return.
+            pace: reads in parts as it says; it may end the run.
 
         Raises:
             UnavailableError: the index failed. (A page that cannot be read is a miss.)
@@ -271,9 +275,9 @@ class Store:
                 (i for i, at in enumerate(locations) if at.length != page_bytes(out[i])),
                 len(locations),
             )
-            locations = locations[:num_fitting]
             started_s = time.perf_counter()
-            result = self._log.read(keys[:num_fitting], locations, out[:num_fitting])
+            found = (keys[:num_fitting], locations[:num_fitting], out[:num_fitting])
+            result = read_at_pace(self._log.read, pace, *found)
             num_damaged = self._forget(keys, locations, result.damaged)
             read_s = time.perf_counter() - started_s
             num_pages = next((i for i, ok in enumerate(result.intact) if not ok), num_fitting)

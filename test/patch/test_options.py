@@ -105,11 +105,11 @@ def test_json_is_an_object_or_refused(text):
 def test_options_about_writing_go_before_the_config():
     writes = {"write": "through", "write-delay": 5, "flush-writes": True}
     options = parse_options(
-        "lsm", config={"write": {"delay_s": 7.0, "ahead_share": 0.5}}, writes=writes
+        "lsm", config={"write": {"delay_s": 7.0, "ahead_share": 0.5}}, further=writes
     )
     assert options.write_policy == "through"
     assert options.config.write == WriteConfig(delay_s=5.0, flush_writes=True, ahead_share=0.5)
-    nothing = parse_options("lsm", writes=dict.fromkeys(writes))
+    nothing = parse_options("lsm", further=dict.fromkeys(writes))
     assert (nothing.write_policy, nothing.config.write) == ("evict", WriteConfig())
 
 
@@ -123,7 +123,7 @@ def test_options_about_writing_go_before_the_config():
 )
 def test_a_bad_option_about_writing_is_refused(writes, message):
     with pytest.raises(ConfigError, match=message):
-        parse_options("lsm", writes=writes)
+        parse_options("lsm", further=writes)
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,27 @@ def test_a_bad_option_about_writing_is_refused(writes, message):
 )
 def test_a_bad_write_config_is_refused(write, message):
     with pytest.raises(ConfigError, match=message):
-        parse_options("lsm", config={"write": write}, writes={"write-delay": 1.0})
+        parse_options("lsm", config={"write": write}, further={"write-delay": 1.0})
 
 
 def test_an_option_about_writing_without_the_tier_is_refused():
     with pytest.raises(ConfigError, match="--kv-storage-write-delay has no effect without"):
-        parse_options(None, writes={"write-delay": 1.0})
+        parse_options(None, further={"write-delay": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("config", "further", "gate"),
+    [
+        (None, {}, "auto"),
+        ({"gate": "off"}, {}, "off"),
+        (None, {"gate": "off"}, "off"),
+        ({"gate": "off"}, {"gate": "auto"}, "auto"),
+    ],
+)
+def test_the_gate_is_a_flag_or_a_setting(config, further, gate):
+    assert parse_options("lsm", config=config, further=further).config.gate == gate
+
+
+def test_an_unknown_gate_is_refused():
+    with pytest.raises(ConfigError, match="must be one of"):
+        parse_options("lsm", config={"gate": "on"})

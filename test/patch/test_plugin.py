@@ -107,3 +107,26 @@ assert said == ["name", "update"] * 4 + ["update"] * 4, said
 def test_pages_get_another_name_before_weights_change():
     done = subprocess.run([sys.executable, "-c", WEIGHTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+STEPS = """
+from types import SimpleNamespace
+import sglang.srt.managers.scheduler as scheduler
+from sglang.srt.plugins import load_plugins
+
+scheduler.Scheduler._record_step_counters = lambda self, batch, result: None
+load_plugins()
+said = []
+cache = SimpleNamespace(note_prefills=lambda **totals: said.append(totals))
+for tree_cache in (cache, SimpleNamespace()):
+    one = object.__new__(scheduler.Scheduler)
+    one.tree_cache = tree_cache
+    one.total_prefill_uncached_tokens, one.total_prefill_busy_us = 640, 2_500_000
+    one._record_step_counters(None, None)
+assert said == [{"num_tokens": 640, "seconds": 2.5}], said
+"""
+
+
+def test_the_cache_learns_how_fast_prefill_is():
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

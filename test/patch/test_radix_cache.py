@@ -279,3 +279,31 @@ def device_content(cache, tokens):
         )
         for page in found.split(PAGE_SIZE)
     ]
+
+
+class FakeBackend:
+    """Stands where the disk tier would, and notes what it is told about speed."""
+
+    def __init__(self):
+        self.prefills = []
+
+    def note_prefill(self, *, num_tokens, seconds):
+        self.prefills.append((num_tokens, seconds))
+
+
+def test_prefills_are_told_one_by_one(make_cache, monkeypatch):
+    cache, backend = make_cache(), FakeBackend()
+    monkeypatch.setattr(cache, "_lsm_storage", lambda: backend)
+    for num_tokens, seconds in [(100, 1.0), (300, 1.5), (300, 1.5), (310, 1.75)]:
+        cache.note_prefills(num_tokens=num_tokens, seconds=seconds)
+    # What ran before the first call is not known.
+    assert backend.prefills == [(200, 0.5), (10, 0.25)]
+
+
+def test_a_load_is_waited_for_as_long_as_the_policy_says(make_cache):
+    cache = make_cache()
+    cache.prefetch_timeout_base, cache.prefetch_timeout_per_page = 1.0, 0.5
+    cache.prefetch_stop_policy = "timeout"
+    assert cache._wait_limit_s(10 * PAGE_SIZE) == 6.0
+    cache.prefetch_stop_policy = "wait_complete"
+    assert cache._wait_limit_s(10 * PAGE_SIZE) == float("inf")

@@ -400,3 +400,28 @@ def test_pages_hit_above_outlive_those_that_were_not(make_storage, settings):
 
     assert sum(storage.batch_exists(keys, info([])) for keys in hot) == 4 * len(hot)
     assert sum(storage.batch_exists(keys, info([])) for keys in cold) < 2 * len(cold)
+
+
+@pytest.mark.parametrize("gate", ["auto", "off"])
+def test_a_hit_that_is_faster_computed_is_not_loaded(make_storage, settings, gate):
+    storage = make_storage(mha_pool(), of=dataclasses.replace(settings, gate=gate))
+    keys = ROOT_TO_LEAF[:4]
+    storage.batch_set_v1(keys, slots(range(4)), info([]))
+    storage.note_prefill(num_tokens=4096, seconds=1e-9)
+    # Nothing was read yet, so nobody knows how fast the disk is.
+    assert storage.batch_exists(keys, info([])) == 4
+    assert all(storage.batch_get_v1(keys, slots(range(4)), info([])))
+    assert storage.batch_exists(keys, info([])) == (0 if gate == "auto" else 4)
+    storage.note_prefill(num_tokens=1 << 20, seconds=1e9)
+    assert storage.batch_exists(keys, info([])) == 4
+
+
+def test_no_more_is_granted_than_sglang_waits_for(make_storage):
+    storage = make_storage(mha_pool())
+    keys = ROOT_TO_LEAF[:4]
+    storage.batch_set_v1(keys, slots(range(4)), info([]))
+    storage.batch_get_v1(keys, slots(range(4)), info([]))
+    asked = []
+    storage.waits_for_loads(lambda num_tokens: asked.append(num_tokens) or 0.0)
+    assert storage.batch_exists(keys, info([])) == 0
+    assert asked == [4 * PAGE_SIZE]
