@@ -14,6 +14,7 @@ from sglang_lsm_patch.options import (
     DEFAULT_SIZE,
     DEFAULT_WRITE_POLICY,
     GATES,
+    HOSTS,
     WRITE_POLICIES,
     WriteConfig,
 )
@@ -24,6 +25,7 @@ FURTHER_FIELDS = {
     "kv_storage_write_delay": "write-delay",
     "kv_storage_flush_writes": "flush-writes",
     "kv_storage_gate": "gate",
+    "kv_storage_host": "host",
 }
 """All other fields, and what `options.parse_options` calls them."""
 WATCHED = ("hicache_io_backend", "hicache_mem_layout", "hicache_write_policy")
@@ -68,13 +70,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         '\'{"min_free": "10%%", "log": {"io_mode": "buffered"}}\'.',
     )
     _add_write_flags(group)
-    group.add_argument(
-        "--kv-storage-gate",
-        choices=GATES,
-        default=None,
-        help="Load of a hit on disk only what is faster than computing it, by measured speeds "
-        "(auto), or all of it (off). Default: auto.",
-    )
+    _add_read_flags(group)
     parser.parse_known_args = functools.partial(  # type: ignore[method-assign]
         _parse_and_note, parser, parser.parse_known_args
     )
@@ -104,6 +100,23 @@ def _add_write_flags(group: "argparse._ArgumentGroup") -> None:
         default=None,
         help="With --kv-storage-write evict: write what is in host memory to disk before "
         "/flush_cache empties it.",
+    )
+
+
+def _add_read_flags(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--kv-storage-gate",
+        choices=GATES,
+        default=None,
+        help="Load of a hit on disk only what is faster than computing it, by measured speeds "
+        "(auto), or all of it (off). Default: auto.",
+    )
+    group.add_argument(
+        "--kv-storage-host",
+        choices=HOSTS,
+        default=None,
+        help="off: device and disk only; pages pass through host memory, whose size "
+        "--hicache-ratio and --hicache-size set, and stay nowhere in it. Default: on.",
     )
 
 

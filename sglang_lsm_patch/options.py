@@ -31,6 +31,8 @@ WRITE_POLICIES: dict[str, str | None] = {
 `evict`: when they leave the host tier. `through`: as soon as they are computed. `selective`: on
 their second hit. `evict` works with each policy of the host tier.
 """
+HOSTS = ("on", "off")
+"""Whether host memory is a tier, or only what pages pass through between device and disk."""
 EXTRA_CONFIG_KEY = "kv_storage"
 """Where the resolved settings stand inside SGLang's `storage_config.extra_config`."""
 
@@ -116,6 +118,7 @@ class TierSettings:
     model: ModelSource
     eviction: Eviction = "reuse"
     gate: Gate = "auto"
+    host: str = "on"
     write_policy: str = DEFAULT_WRITE_POLICY
     write: WriteConfig = field(default_factory=WriteConfig)
 
@@ -154,6 +157,7 @@ class TierOptions:
     size: str
     config: TierConfig
     write_policy: str
+    host: str
     segment_bytes_given: bool
     """Whether the operator chose the segment size; if not, it shrinks with a small quota."""
 
@@ -193,6 +197,7 @@ def parse_options(
         size=str(DEFAULT_SIZE if size is None else size),
         config=from_mapping(TierConfig, values, where="--kv-storage-config"),
         write_policy=policy,
+        host=str((further or {}).get("host") or "on"),
         segment_bytes_given=isinstance(log, Mapping) and "segment_bytes" in log,
     )
 
@@ -219,12 +224,7 @@ def _with_options(
     further: Mapping[str, object], config: Mapping[str, object]
 ) -> tuple[str, Mapping[str, object]]:
     """Return the write policy, and `config` with the other options put in; they win."""
-    policy = further.get("write")
-    policy = DEFAULT_WRITE_POLICY if policy is None else policy
-    if policy not in WRITE_POLICIES:
-        raise ConfigError(
-            f"unknown write policy; known: {', '.join(WRITE_POLICIES)}. --kv-storage-write={policy}"
-        )
+    policy = _write_policy(further.get("write"), further.get("host"))
     if further.get("gate") is not None:
         config = {**config, "gate": further["gate"]}
     changes = {
@@ -234,8 +234,25 @@ def _with_options(
     }
     given = config.get("write", {})
     if not changes or not isinstance(given, Mapping):
-        return str(policy), config
-    return str(policy), {**config, "write": {**given, **changes}}
+        return policy, config
+    return policy, {**config, "write": {**given, **changes}}
+
+
+def _write_policy(asked: object, host: object) -> str:
+    if host not in (None, *HOSTS):
+        raise ConfigError(f"known: {', '.join(HOSTS)}. --kv-storage-host={host}")
+    if asked is None:
+        return "through" if host == "off" else DEFAULT_WRITE_POLICY
+    if asked not in WRITE_POLICIES:
+        raise ConfigError(
+            f"unknown write policy; known: {', '.join(WRITE_POLICIES)}. --kv-storage-write={asked}"
+        )
+    if asked == "evict" and host == "off":
+        raise ConfigError(
+            "--kv-storage-write evict writes what leaves host memory, which --kv-storage-host off "
+            "does without; choose through or selective"
+        )
+    return str(asked)
 
 
 def _config_values(config: object) -> Mapping[str, object]:

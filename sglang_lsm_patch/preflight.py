@@ -46,6 +46,7 @@ def settings(options: TierOptions, *, model: ModelSource, num_ranks: int) -> Tie
         index=options.config.index,
         eviction=options.config.eviction,
         gate=options.config.gate,
+        host=options.host,
         model=model,
         write_policy=options.write_policy,
         write=options.config.write,

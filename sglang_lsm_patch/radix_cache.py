@@ -276,6 +276,20 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             last_host_node_id, new_input_tokens, last_hash, complete, *args, **kwargs
         )
 
+    def _trim_buffer_prefetch_full_head(
+        self, request: Any, info: Any, operation: Any, full_match_len: int, hit_tokens: int
+    ) -> tuple[Any, int, int]:
+        # Without a host tier pages may reach the device between the query and the read. Upstream
+        # leaves them out of the read, and out of the path as well.
+        keys = list(operation.hash_value)
+        result = super()._trim_buffer_prefetch_full_head(
+            request, info, operation, full_match_len, hit_tokens
+        )
+        num_trimmed = len(keys) - len(operation.hash_value)
+        if num_trimmed:
+            operation.prefix_keys = [*(operation.prefix_keys or ()), *keys[:num_trimmed]]
+        return result  # type: ignore[no-any-return]
+
     def _complete_prefix(self, node_id: int, prefix_keys: list[str] | None) -> list[str] | None:
         """Return the hashes from the root up to and including the node's own.
 

@@ -81,8 +81,8 @@ def require_no_conflict(given: Given) -> None:
         )
     if given.get("hicache_host_memory_mode") == "buffer_only":
         raise ConfigError(
-            "--kv-storage lsm cannot be combined with --hicache-host-memory-mode buffer_only: it "
-            "leaves pages out of the radix path that names them on disk"
+            "--kv-storage lsm cannot be combined with --hicache-host-memory-mode buffer_only; say "
+            "--kv-storage-host off, which sets what goes with it"
         )
 
 
@@ -104,6 +104,8 @@ def stock_fields(
         "hicache_storage_backend_extra_config": _extra_config(given, settings),
         "radix_cache_backend": RADIX_CACHE_BACKEND,
     }
+    if settings.host == "off":
+        fields["hicache_host_memory_mode"] = "buffer_only"
     host_policy = WRITE_POLICIES[settings.write_policy]
     if host_policy is not None:
         asked = given.get("hicache_write_policy")

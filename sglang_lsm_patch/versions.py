@@ -41,6 +41,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._handle_prefetch_result": (
         "self", "operation",
     ),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._trim_buffer_prefetch_full_head": (
+        "self", "request", "info", "operation", "full_match_len", "hit_tokens",
+    ),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._match_tree": ("self", "params"),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._drain_host_frees": (
         "self", "host_frees",

@@ -161,3 +161,28 @@ def test_the_gate_is_a_flag_or_a_setting(config, further, gate):
 def test_an_unknown_gate_is_refused():
     with pytest.raises(ConfigError, match="must be one of"):
         parse_options("lsm", config={"gate": "on"})
+
+
+@pytest.mark.parametrize(
+    ("further", "policy"),
+    [
+        ({}, "evict"),
+        ({"host": "off"}, "through"),
+        ({"host": "off", "write": "selective"}, "selective"),
+    ],
+)
+def test_without_a_host_tier_pages_are_written_once_computed(further, policy):
+    options = parse_options("lsm", further=further)
+    assert (options.host, options.write_policy) == (further.get("host", "on"), policy)
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"host": "off", "write": "evict"}, "choose through or selective"),
+        ({"host": "maybe"}, "known: on, off"),
+    ],
+)
+def test_a_contradiction_about_the_host_tier_is_refused(further, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_options("lsm", further=further)

@@ -7,6 +7,7 @@ prefix misses.
 
 import dataclasses
 from array import array
+from collections import namedtuple
 from types import SimpleNamespace
 
 import pytest
@@ -307,3 +308,26 @@ def test_a_load_is_waited_for_as_long_as_the_policy_says(make_cache):
     assert cache._wait_limit_s(10 * PAGE_SIZE) == 6.0
     cache.prefetch_stop_policy = "wait_complete"
     assert cache._wait_limit_s(10 * PAGE_SIZE) == float("inf")
+
+
+@pytest.mark.parametrize("num_trimmed", [0, 3])
+def test_pages_left_out_of_a_read_stay_in_its_path(make_cache, num_trimmed):
+    """Without a host tier, pages may reach the device between the query and the read."""
+    cache, names = make_cache(), [f"{i:064x}" for i in range(8)]
+    controller = SimpleNamespace(trim_prefetch_full_head=trim_head)
+    cache.cache_controller, request = controller, "request"
+    cache.buffer_pipeline = SimpleNamespace(_prefetch_prefix_ctx={request: ([], None, None)})
+    operation = SimpleNamespace(
+        sidecar_hash_values=None, hash_value=names[2:], prefix_keys=names[:2], storage_start=8
+    )
+    info = namedtuple("Info", "prefetch_key")(key_of(range(6 * PAGE_SIZE)))
+    cache._trim_buffer_prefetch_full_head(
+        request, info, operation, (2 + num_trimmed) * PAGE_SIZE, 6 * PAGE_SIZE
+    )
+    assert len(operation.prefix_keys) == 2 + num_trimmed
+    assert [*operation.prefix_keys, *operation.hash_value] == names
+
+
+def trim_head(operation, num_tokens):
+    """What SGLang's controller does to the names of pages."""
+    operation.hash_value = operation.hash_value[num_tokens // PAGE_SIZE :]

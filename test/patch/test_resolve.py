@@ -84,6 +84,13 @@ def test_a_contradiction_is_refused_by_name(given, flag):
         resolve.require_no_conflict(given)
 
 
+def test_without_a_host_tier_pages_pass_through_a_buffer(settings):
+    hostless = dataclasses.replace(settings, host="off")
+    for tier, mode in ((settings, None), (hostless, "buffer_only")):
+        fields = resolve.stock_fields({}, (), tier, on_cpu=True)
+        assert fields.get("hicache_host_memory_mode") == mode
+
+
 def test_every_field_named_here_is_one_of_sglang(settings):
     """A renamed field would make a conflict pass unseen, and a default be set in vain."""
     import msgspec
