@@ -246,9 +246,7 @@ class Store:
         )
         return True
 
-    def get_batch(
-        self, path: PagePath, out: Sequence[PageBuffer], *, pace: Pace | None = None
-    ) -> int:
+    def get_batch(self, path: PagePath, out: Sequence[PageBuffer], pace: Pace | None = None) -> int:
         """Load the leading pages of the call that are stored; return how many.
 
         Every page counted was verified. The content of the buffers behind the leading run is
@@ -267,10 +265,8 @@ class Store:
         keys = list(keycodec.encode(path))
         with self._gate.entered():
             values = self._index.walk(keys)[: self._holds.num_unexpired(path)]
-            locations = [
-                format.decode_index_value(value)
-                for value in values[: num_current(self._log, path, values)]
-            ]
+            current = values[: num_current(self._log, path, values)]
+            locations = [format.decode_index_value(value) for value in current]
             num_fitting = next(
                 (i for i, at in enumerate(locations) if at.length != page_bytes(out[i])),
                 len(locations),
