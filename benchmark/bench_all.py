@@ -47,6 +47,7 @@ STEPS = (
     Step("paper"),
     Step("ttft"),
     Step("load"),
+    Step("outside"),
 )
 
 

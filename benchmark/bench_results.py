@@ -20,6 +20,7 @@ from benchmark.publish import (
     hits,
     lookups,
     other,
+    outside,
     paper,
     parts,
     scaling,
@@ -57,6 +58,7 @@ SECTIONS: tuple[Section, ...] = (
     ttft.QUICK,
     clients_at_once.SECTION,
     paper.SECTION,
+    outside.SECTION,
 )
 
 _HEAD = """# Results
