@@ -26,6 +26,7 @@ FURTHER_FIELDS = {
     "kv_storage_flush_writes": "flush-writes",
     "kv_storage_gate": "gate",
     "kv_storage_host": "host",
+    "kv_storage_tune": "tune",
 }
 """All other fields, and what `options.parse_options` calls them."""
 WATCHED = ("hicache_io_backend", "hicache_mem_layout", "hicache_write_policy")

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -329,7 +329,39 @@ def resident_bytes() -> int:
 
 
 def available_memory_bytes() -> int:
-    """Return the memory that new page-cache pages could take without swapping."""
+    """Return the memory that new page-cache pages could take without swapping.
+
+    A memory limit on this process's control group counts; what the group's processes hold for
+    themselves is taken off.
+    """
+    bounds = [_machine_memory_bytes()]
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            bounds += _group_memory_bytes(controllers, place.lstrip("/"))
+    return max(0, min(bounds))
+
+
+def _group_memory_bytes(controllers: str, place: str) -> list[int]:
+    """Return what a control group has left of its limit, if it is one that limits memory."""
+    if controllers == "":
+        folder, limit, own = Path("/sys/fs/cgroup"), "memory.max", "anon"
+    elif "memory" in controllers.split(","):
+        folder, limit, own = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "total_rss"
+    else:
+        return []
+    # Inside a container the group's own folder is the mount itself.
+    for group in (folder / place, folder):
+        if (group / limit).exists():
+            text = (group / limit).read_text().strip()
+            if text == "max":
+                return []
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            return [int(text) - int(stat[own])]
+    return []
+
+
+def _machine_memory_bytes() -> int:
     with _unavailable("cannot read", "/proc/meminfo"):
         for line in Path("/proc/meminfo").read_text().splitlines():
             name, _, value = line.partition(":")

@@ -14,6 +14,7 @@ from pathlib import Path
 from sglang_lsm import __version__
 from sglang_lsm.cli.torture import torture
 from sglang_lsm.cli.torture_kill import torture_by_kill
+from sglang_lsm.controller.decision_log import decision_line, read_decisions
 from sglang_lsm.errors import ConfigError, StoreError
 from sglang_lsm.fs import LocalFileSystem
 from sglang_lsm.holds import encode_holds, read_holds
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for store in stores:
                 _print_holds(store, as_json=options.json)
             return 0
+        if options.command == "decisions":
+            _print_decisions({store: _decisions(store) for store in stores}, as_json=options.json)
+            return 0
         reports = {str(store): verify(store) for store in stores}
         _print_verification(reports, as_json=options.json)
         return _FOUND_A_PROBLEM if any(report.damaged for report in reports.values()) else 0
@@ -57,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("stats", "what a store holds; also while a server uses it"),
         ("holds", "which prefixes are pinned, of a priority, or to expire"),
+        ("decisions", "what the controller changed and why, newest last"),
         ("verify", "read every page back and check it; exit code 1 if one is damaged"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -140,6 +145,23 @@ def _print_holds(store: Path, *, as_json: bool) -> None:
             wishes.append(f"until {at.isoformat(timespec='seconds')}")
         print(f"  namespace {hold.namespace.hex()}: {hold.num_pages} pages to "
               f"{hold.digests[-8:].hex()}: {', '.join(wishes)}")  # fmt: skip
+
+
+Decision = dict[str, object]
+
+
+def _decisions(store: Path) -> list[Decision]:
+    return read_decisions(LocalFileSystem(), store)
+
+
+def _print_decisions(decisions: dict[Path, list[Decision]], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({str(store): found for store, found in decisions.items()}, indent=2))
+        return
+    for store, found in decisions.items():
+        print(f"{store}\n  {len(found)} decisions")
+        for entry in found:
+            print(f"  {decision_line(entry)}")
 
 
 def _print_verification(reports: dict[str, Verification], *, as_json: bool) -> None:

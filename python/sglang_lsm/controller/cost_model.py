@@ -1,0 +1,245 @@
+"""What a configuration costs: seconds of I/O and of CPU a second of workload. Pure.
+
+With rates R of bytes read, W of bytes written, and the device's t(kind, bytes a call, calls under
+way), seconds a byte from `profile`:
+
+    a get of b bytes in e runs takes n = max(e, b / io_bytes) calls of b / n bytes, min(n, threads)
+    of them under way
+    read    R * (h * t(hot) + (1 - h) * t(cold)) buffered, R * t(direct) around the page cache;
+            h = share of reads whose reuse distance fits the page cache (`reuse`)
+    write   W * t(write); buffered, W * t(write direct) again in the background, when it is flushed
+    merge   scattered bytes S become S * (1 - a), a = share of reads that read a page again; each
+            byte is read and written once more, at most `merge_bytes_per_s`
+    second  writes what is offered again, and loses the first hit of each page, computed anew
+    index   level 1 is rewritten each time level0_trigger memtables have come; below it are
+            log_T(index / level 1) levels, in each an entry is rewritten T / 2 times (leveled;
+            Dayan & Idreos, Dostoevsky, SIGMOD 2018); a lookup that finds nothing reads a block
+            with probability runs * 0.6185**bits (Dayan et al., Monkey, SIGMOD 2017);
+            runs = levels + level0_trigger / 2, one a level (as MooseLSM counts them)
+
+CPU constants are this project's own measurements on one core of 2.5 GHz; they are small beside
+I/O, and a wrong one shifts all configurations alike.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sglang_lsm.config import IndexConfig, StoreConfig
+from sglang_lsm.controller.profile import DeviceProfile, Kind
+from sglang_lsm.controller.window import Window
+
+_ENTRY_BYTES = 45
+_HASH_CPU_S_PER_BYTE = 1 / 15e9
+_GET_CPU_S, _PUT_CPU_S = 1.0e-4, 1.5e-4
+"""A call, beside its bytes."""
+_CALL_CPU_S = 2.0e-5
+"""A system call and its job on a thread."""
+_PUT_ENTRY_CPU_S, _LOOKUP_CPU_S, _RUN_CPU_S = 1.4e-6, 1.0e-6, 1.0e-7
+_REWRITE_CPU_S_PER_BYTE = 1 / 50e6
+_BLOCK_BYTES = 16 << 10
+_LEVEL1_BYTES = 256 << 20
+"""RocksDB's `max_bytes_for_level_base`."""
+_LARGE = 4 << 20
+_FEW_BYTES = 1024.0
+"""A second: of fewer, the size of calls tells nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Seconds a second of workload."""
+
+    read_s: float
+    write_s: float
+    background_s: float
+    """The device busy with merging, flushing and the index's compaction."""
+    cpu_s: float
+    recompute_s: float
+    """Computing what would have been a hit under `admission = first`."""
+
+    @property
+    def wait_s(self) -> float:
+        """What callers wait for; the part that can be measured by a clock."""
+        return self.read_s + self.write_s
+
+    @property
+    def total_s(self) -> float:
+        """All of it."""
+        return self.wait_s + self.background_s + self.cpu_s + self.recompute_s
+
+
+class _Flow(NamedTuple):
+    """Waiting, background and CPU seconds a second."""
+
+    wait_s: float
+    background_s: float
+    cpu_s: float
+
+
+class _Traffic(NamedTuple):
+    """Bytes a second under the admission asked for."""
+
+    read: float
+    written: float
+    lost: float
+
+
+def predict(config: StoreConfig, used: StoreConfig, window: Window, profile: DeviceProfile) -> Cost:
+    """Return what `config` would cost on the workload of a window that `used` served."""
+    traffic = _traffic(config, used, window)
+    read = _reads(config, used, window, profile, traffic.read)
+    write = _writes(config, window, profile, traffic.written)
+    merge = _merging(config, used, window, profile)
+    index = _index(config.index, window, profile, traffic)
+    sync = profile.sync_s / config.log.sync_interval_s
+    return Cost(
+        read_s=read.wait_s,
+        write_s=write.wait_s,
+        background_s=write.background_s
+        + merge.background_s
+        + index.background_s
+        + (sync if config.log.durability == "interval" else 0.0),
+        cpu_s=read.cpu_s + write.cpu_s + merge.cpu_s + index.cpu_s,
+        recompute_s=traffic.lost * window.around.recompute_s_per_byte,
+    )
+
+
+def reads_direct(config: StoreConfig, window: Window) -> bool:
+    """Return whether reads go around the page cache; `auto` as the log decides it."""
+    if config.log.io_mode == "auto":
+        return window.allocated_bytes > 2 * window.around.cache_bytes
+    return config.log.io_mode == "direct"
+
+
+def cached_share(config: StoreConfig, window: Window) -> float:
+    """Return the share of reads that the page cache serves."""
+    if reads_direct(config, window):
+        return 0.0
+    reuse = window.around.reuse
+    return reuse.cached if config.log.io_mode == "buffered" else reuse.cached_by_reads
+
+
+def read_kinds(config: StoreConfig, window: Window) -> dict[Kind, float]:
+    """Return the kinds of transfer that reads are made of, and their shares of the bytes."""
+    if reads_direct(config, window):
+        return {"read_direct": 1.0}
+    cached = cached_share(config, window)
+    return {"read_hot": cached, "read_cold": 1.0 - cached}
+
+
+def _traffic(config: StoreConfig, used: StoreConfig, window: Window) -> _Traffic:
+    read, written = window.bytes_got, window.bytes_put
+    first_hits = read * (1.0 - window.around.reuse.again)
+    if config.admission == used.admission:
+        lost = written if config.admission == "second" else 0.0
+        return _Traffic(read, written, lost)
+    if config.admission == "second":
+        return _Traffic(
+            read - first_hits, min(written, window.bytes_offered_again + first_hits), first_hits
+        )
+    # What was offered for the second time would have been stored at the first, and hit now.
+    return _Traffic(read + written, window.bytes_refused, 0.0)
+
+
+def _scattered(config: StoreConfig, used: StoreConfig, window: Window) -> float:
+    """Return how many bytes a second are read scattered."""
+    seen, again = window.bytes_scattered, min(window.around.reuse.again, 0.95)
+    is_merging, was_merging = (c.log.merge_bytes_per_s > 0 for c in (config, used))
+    if is_merging == was_merging:
+        return seen
+    # What merging leaves are the first reads of each page.
+    return seen * (1.0 - again) if is_merging else min(seen / (1.0 - again), window.bytes_got)
+
+
+def _reads(
+    config: StoreConfig, used: StoreConfig, window: Window, profile: DeviceProfile, rate: float
+) -> _Flow:
+    if rate <= 0:
+        return _Flow(0.0, 0.0, 0.0)
+    if window.bytes_got < _FEW_BYTES:
+        speed = profile.speed("read_cold", _LARGE, 1)
+        return _Flow(rate * speed.s_per_byte, 0.0, rate * speed.cpu_s_per_byte)
+    more = rate / window.bytes_got
+    scattered = min(_scattered(config, used, window), window.bytes_got)
+    whole = window.bytes_got - scattered
+    wait_s, cpu_s = 0.0, window.gets * _GET_CPU_S
+    whole_extents = max(window.extents_got - window.extents_scattered, window.gets * (whole > 0))
+    for num_bytes, extents in ((whole, whole_extents), (scattered, _extents(window, scattered))):
+        if num_bytes <= 0:
+            continue
+        gets = max(window.gets * num_bytes / window.bytes_got, 1e-9)
+        calls = max(extents / gets, num_bytes / gets / config.log.io_bytes, 1.0)
+        size, depth = num_bytes / gets / calls, min(calls, config.log.reader_threads)
+        for kind, share in read_kinds(config, window).items():
+            speed = profile.speed(kind, size, depth)
+            wait_s += num_bytes * share * speed.s_per_byte
+            cpu_s += num_bytes * share * speed.cpu_s_per_byte
+        cpu_s += calls * gets * _CALL_CPU_S + num_bytes * _HASH_CPU_S_PER_BYTE
+    return _Flow(wait_s * more, 0.0, cpu_s * more)
+
+
+def _extents(window: Window, scattered: float) -> float:
+    if window.bytes_scattered > 0:
+        return window.extents_scattered * scattered / window.bytes_scattered
+    return window.extents_got * scattered / window.bytes_got
+
+
+def _writes(config: StoreConfig, window: Window, profile: DeviceProfile, rate: float) -> _Flow:
+    if rate <= 0:
+        return _Flow(0.0, 0.0, 0.0)
+    puts = max(window.puts, 1e-9)
+    num_bytes = max(window.bytes_put, rate) / puts
+    flush = profile.speed("write_direct", _LARGE, 1)
+    if config.log.io_mode == "buffered":
+        speed = profile.speed("write_buffered", num_bytes, 1)
+        background_s = rate * flush.s_per_byte
+    else:
+        calls = max(1.0, num_bytes / config.log.io_bytes)
+        speed = profile.speed(
+            "write_direct", num_bytes / calls, min(calls, config.log.reader_threads)
+        )
+        background_s = 0.0
+    cpu_s = rate * (speed.cpu_s_per_byte + _HASH_CPU_S_PER_BYTE)
+    return _Flow(rate * speed.s_per_byte, background_s, cpu_s + rate / num_bytes * _PUT_CPU_S)
+
+
+def _merging(
+    config: StoreConfig, used: StoreConfig, window: Window, profile: DeviceProfile
+) -> _Flow:
+    if config.log.merge_bytes_per_s == 0:
+        return _Flow(0.0, 0.0, 0.0)
+    if used.log.merge_bytes_per_s > 0:
+        rate = window.bytes_merged
+    else:
+        rate = _scattered(config, used, window)
+    rate = min(rate, config.log.merge_bytes_per_s)
+    piece = window.bytes_scattered / max(window.extents_scattered, 1e-9)
+    read = profile.speed("read_cold", piece or _LARGE, config.log.reader_threads)
+    write = profile.speed("write_direct", _LARGE, config.log.reader_threads)
+    cpu = read.cpu_s_per_byte + write.cpu_s_per_byte + 2 * _HASH_CPU_S_PER_BYTE
+    return _Flow(0.0, rate * (read.s_per_byte + write.s_per_byte), rate * cpu)
+
+
+def _index(config: IndexConfig, window: Window, profile: DeviceProfile, traffic: _Traffic) -> _Flow:
+    page_bytes = window.bytes_put / window.pages_put if window.pages_put > 0 else _LARGE
+    entries = traffic.written / page_bytes
+    index_bytes = max(window.num_pages, 1.0) * _ENTRY_BYTES
+    below = max(index_bytes / _LEVEL1_BYTES, 1.0)
+    levels = 1.0 + math.log(below, config.size_ratio)
+    flushed = entries * _ENTRY_BYTES
+    gathered = config.level0_trigger * config.memtable_bytes
+    rewritten = flushed * (
+        1.0 + min(index_bytes, _LEVEL1_BYTES) / gathered + (levels - 1.0) * config.size_ratio / 2
+    )
+    runs = levels + config.level0_trigger / 2
+    wasted = min(1.0, runs * 0.6185**config.bloom_bits_per_key)
+    misses = max(0.0, window.pages_probed - window.pages_hit)
+    block_s = profile.speed("read_cold", _BLOCK_BYTES, 1).s_per_byte * _BLOCK_BYTES
+    disk_s = flushed + rewritten
+    background_s = disk_s * profile.speed("write_direct", _LARGE, 1).s_per_byte
+    # Blocks of an index that fits its cache are not read again.
+    uncached = max(0.0, 1.0 - config.block_cache_bytes / index_bytes)
+    background_s += misses * wasted * block_s * uncached
+    cpu_s = entries * _PUT_ENTRY_CPU_S + rewritten * _REWRITE_CPU_S_PER_BYTE
+    cpu_s += (window.pages_probed + entries) * (_LOOKUP_CPU_S + runs * _RUN_CPU_S)
+    return _Flow(0.0, background_s, cpu_s)

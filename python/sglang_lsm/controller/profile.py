@@ -1,0 +1,141 @@
+"""What the device can do: speed by kind of transfer, bytes a call and calls under way. Pure.
+
+A profile is a grid of measured points, and a factor a kind that live I/O corrects.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, NamedTuple, get_args
+
+from sglang_lsm.errors import CorruptionError
+
+Kind = Literal["read_direct", "read_cold", "read_hot", "write_direct", "write_buffered"]
+"""`read_cold` and `read_hot` go through the page cache, where the page is not or is."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+PROFILE_VERSION = 1
+
+_MAX_FACTOR = 16.0
+_LEARNING = 0.3
+_FORGETTING = 0.99
+"""A factor that nothing speaks for any more goes back to 1, half the way in 69 windows."""
+
+
+_SENSELESS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading a file of garbage raises."""
+
+
+class Speed(NamedTuple):
+    """Seconds a byte: of waiting, and of CPU."""
+
+    s_per_byte: float
+    cpu_s_per_byte: float
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measurement."""
+
+    kind: Kind
+    io_bytes: int
+    depth: int
+    """Calls under way at once."""
+    bytes_per_s: float
+    cpu_s_per_byte: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProfile:
+    """Speeds of one device."""
+
+    points: tuple[Point, ...]
+    sync_s: float = 0.0
+    """Time of one sync with little to write."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """By kind: how many times longer live transfers take than the points say."""
+
+    def speed(self, kind: Kind, io_bytes: float, depth: float) -> Speed:
+        """Return the speed of transfers of `io_bytes`, `depth` of them under way.
+
+        Interpolated between the points in the logarithms of size and depth. Below the smallest
+        size a call costs as much as one of that size.
+        """
+        grid = [point for point in self.points if point.kind == kind]
+        sizes = sorted({point.io_bytes for point in grid})
+        x = min(max(io_bytes, sizes[0]), sizes[-1])
+        low = max(size for size in sizes if size <= x)
+        high = min(size for size in sizes if size >= x)
+        share = math.log(x / low) / math.log(high / low) if high > low else 0.0
+        a, b = _at_depth(grid, low, depth), _at_depth(grid, high, depth)
+        s_per_byte = a.s_per_byte ** (1 - share) * b.s_per_byte**share
+        cpu = a.cpu_s_per_byte + (b.cpu_s_per_byte - a.cpu_s_per_byte) * share
+        smaller = max(1.0, sizes[0] / max(io_bytes, 1.0))
+        factor = self.factors.get(kind, 1.0)
+        return Speed(s_per_byte * smaller * factor, cpu * smaller)
+
+    def refreshed(self, measured: Mapping[Kind, float]) -> "DeviceProfile":
+        """Return the profile after live transfers of some kinds took `measured` times as long as it
+        says; factors of other kinds fade."""
+        factors: dict[str, float] = {}
+        for kind in KINDS:
+            log = math.log(self.factors.get(kind, 1.0))
+            if kind in measured:
+                log += _LEARNING * math.log(max(measured[kind], 1e-9))
+            else:
+                log *= _FORGETTING
+            limit = math.log(_MAX_FACTOR)
+            factors[kind] = math.exp(min(max(log, -limit), limit))
+        return replace(self, factors=factors)
+
+
+def encode_profile(profile: DeviceProfile) -> bytes:
+    """Return the small file that holds a profile."""
+    return json.dumps({"version": PROFILE_VERSION, **asdict(profile)}).encode()
+
+
+def decode_profile(content: bytes) -> DeviceProfile:
+    """Return the profile in a file.
+
+    Raises:
+        CorruptionError: it is not one of this version; it can be measured again.
+    """
+    try:
+        values = json.loads(content)
+        if values["version"] != PROFILE_VERSION:
+            raise CorruptionError(f"a device profile of another version. found={values['version']}")
+        points = tuple(
+            Point(p["kind"], int(p["io_bytes"]), int(p["depth"]), float(p["bytes_per_s"]),
+                  float(p["cpu_s_per_byte"]))
+            for p in values["points"]
+        )  # fmt: skip
+        factors = {str(kind): float(value) for kind, value in values["factors"].items()}
+        profile = DeviceProfile(points, float(values["sync_s"]), factors)
+    except _SENSELESS as error:
+        raise CorruptionError(f"not a device profile. reason={error}") from error
+    _check(profile)
+    return profile
+
+
+def _check(profile: DeviceProfile) -> None:
+    kinds = {point.kind for point in profile.points}
+    numbers = [profile.sync_s, *profile.factors.values()]
+    for point in profile.points:
+        numbers += [point.bytes_per_s, point.cpu_s_per_byte]
+    is_sane = all(math.isfinite(number) and number >= 0 for number in numbers)
+    are_positive = all(
+        point.bytes_per_s > 0 and point.io_bytes > 0 and point.depth > 0 for point in profile.points
+    )
+    if not is_sane or not are_positive or kinds != set(KINDS) or 0.0 in profile.factors.values():
+        raise CorruptionError("a device profile with points missing or senseless")
+
+
+def _at_depth(grid: list[Point], io_bytes: int, depth: float) -> Speed:
+    row = sorted((p for p in grid if p.io_bytes == io_bytes), key=lambda point: point.depth)
+    x = min(max(depth, row[0].depth), row[-1].depth)
+    low = max((p for p in row if p.depth <= x), key=lambda point: point.depth)
+    high = min((p for p in row if p.depth >= x), key=lambda point: point.depth)
+    share = math.log(x / low.depth) / math.log(high.depth / low.depth) if high != low else 0.0
+    bytes_per_s = low.bytes_per_s ** (1 - share) * high.bytes_per_s**share
+    cpu = low.cpu_s_per_byte + (high.cpu_s_per_byte - low.cpu_s_per_byte) * share
+    return Speed(1.0 / bytes_per_s, cpu)

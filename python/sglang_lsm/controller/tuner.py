@@ -1,0 +1,295 @@
+"""Looks, decides, acts, and checks: one change at a time, taken back when it made things worse.
+
+A change needs the same wish in two windows of one workload. After it, one window is left to settle
+and two are measured; then it is kept or taken back. While the workload stays the same, no setting
+returns to a value that it had before, so that noise cannot make it swing; after a change that did
+not help, the setting rests, twice as long each time.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, Protocol
+
+from sglang_lsm.config import StoreConfig
+from sglang_lsm.controller.cost_model import Cost, predict, read_kinds
+from sglang_lsm.controller.policy import (
+    Change,
+    PolicyConfig,
+    Value,
+    Verdict,
+    choose,
+    free_settings,
+    judge,
+)
+from sglang_lsm.controller.profile import DeviceProfile, Kind
+from sglang_lsm.controller.reuse import ReuseCurve
+from sglang_lsm.controller.window import Surroundings, Window, is_shift, window_between
+from sglang_lsm.observability.access_trace import AccessTrace
+from sglang_lsm.observability.counters import StoreStats
+
+logger = logging.getLogger(__name__)
+
+_NUM_WISHES = 2
+_NUM_SETTLING, _NUM_MEASURED = 1, 2
+_FIRST_REST, _MAX_REST = 4, 256
+_MIN_CALLS = 8
+_MAX_WINDOWS_WITHOUT_WORK = 20
+
+
+class Tunable(Protocol):
+    """The part of a store that is needed here."""
+
+    config: StoreConfig
+
+    def stats(self) -> StoreStats:
+        """See `Store.stats`."""
+
+    def tune(self, config: StoreConfig) -> None:
+        """See `Store.tune`."""
+
+    def watch(self, trace: AccessTrace | None) -> None:
+        """See `Store.watch`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Senses:
+    """What the tuner asks the world, and where it writes what it did."""
+
+    note: Callable[[Mapping[str, object]], None]
+    """Takes each decision, as plain JSON data."""
+    cache_bytes: Callable[[], float] = lambda: 0.0
+    """Memory that the page cache can take."""
+    recompute_s_per_byte: Callable[[], float] = lambda: 0.0
+    """Time to compute a byte of KV; 0 where it is not known, and admission is left alone."""
+    clock: Callable[[], float] = time.monotonic
+    wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class _Trial:
+    change: Change
+    before: StoreConfig
+    profile: DeviceProfile
+    bias: float
+    """Measured over predicted waiting time before the change."""
+    num_windows: int = 0
+    started: tuple[float, StoreStats] | None = None
+    """Where the measured part begins."""
+
+
+@dataclass(slots=True)
+class _Phase:
+    """A stretch in which the workload stays what it is."""
+
+    window: Window
+    started_s: float
+    used: dict[str, set[Value]] = field(default_factory=dict)
+    """Values that each setting has had."""
+    wish: tuple[str, Value] | None = None
+    num_wishes: int = 0
+
+
+class Tuner:
+    """Tunes one store. Owned by one thread, which calls `step` now and then."""
+
+    def __init__(
+        self,
+        store: Tunable,
+        profile: DeviceProfile,
+        senses: Senses,
+        *,
+        mode: Literal["auto", "observe"],
+        fixed: Collection[str] = (),
+        policy: PolicyConfig = PolicyConfig(),  # noqa: B008 - frozen
+    ) -> None:
+        """Begin to watch the store.
+
+        Args:
+            mode: `observe` decides and changes nothing.
+            fixed: settings that the operator has set, see `policy.free_settings`.
+        """
+        self._store, self.profile, self._senses = store, profile, senses
+        self._mode, self._policy = mode, policy
+        self._free = free_settings(store.config, fixed)
+        self._trace, self._reuse = AccessTrace(), ReuseCurve()
+        self._before = (senses.clock(), store.stats())
+        self._phase: _Phase | None = None
+        self._trial: _Trial | None = None
+        self._rest: dict[str, int] = {}
+        self._resting: dict[str, int] = {}
+        """Windows for which a setting is left alone."""
+        store.watch(self._trace)
+
+    def step(self) -> None:
+        """Look at what happened since the last step that had enough to look at, and act.
+
+        Raises:
+            UnavailableError, ClosedError: the store did not take a change; nothing was changed.
+        """
+        now_s, stats = self._senses.clock(), self._store.stats()
+        before_s, before = self._before
+        has_work = stats.gets + stats.puts - before.gets - before.puts >= _MIN_CALLS
+        if now_s <= before_s or not (has_work or self._trial):
+            return
+        self._reuse.enter(self._trace.drain())
+        window = self._window(before, stats, now_s - before_s)
+        self._before = (now_s, stats)
+        if self._trial is not None:
+            self._check(self._trial, now_s, stats)
+        else:
+            self._decide(window, now_s)
+
+    def close(self) -> None:
+        """Watch no more; the settings stay."""
+        self._store.watch(None)
+
+    def _window(self, before: StoreStats, after: StoreStats, seconds: float) -> Window:
+        cache_bytes = self._senses.cache_bytes()
+        around = Surroundings(
+            cache_bytes=cache_bytes,
+            reuse=self._reuse.summary(cache_bytes),
+            recompute_s_per_byte=self._senses.recompute_s_per_byte(),
+        )
+        return window_between(before, after, seconds, around)
+
+    def _decide(self, window: Window, now_s: float) -> None:
+        phase = self._phase_of(window, now_s)
+        config = self._store.config
+        self._resting = {name: n - 1 for name, n in self._resting.items() if n > 1}
+        cost = predict(config, config, window, self.profile)
+        bias = window.wait_s / cost.wait_s if cost.wait_s > 0 and window.wait_s > 0 else 1.0
+        # What live transfers took goes into the profile, so that the model stays near the truth.
+        self.profile = self.profile.refreshed(_observed(config, window, self.profile))
+        change = choose(
+            config, window, self.profile, self._allowed(phase),
+            age_s=now_s - phase.started_s, policy=self._policy,
+        )  # fmt: skip
+        wish = (change.setting, change.new) if change else None
+        phase.num_wishes = phase.num_wishes + 1 if wish == phase.wish else 1
+        phase.wish = wish
+        if change is None or phase.num_wishes < _NUM_WISHES:
+            return
+        self._act(change, window, bias)
+        phase.used.setdefault(change.setting, set()).update((change.old, change.new))
+
+    def _act(self, change: Change, window: Window, bias: float) -> None:
+        if self._mode == "observe":
+            self._note("would change", change, window)
+            return
+        trial = _Trial(change, self._store.config, self.profile, bias=min(max(bias, 0.25), 4.0))
+        # Unless the store takes it, the setting rests, so that it is not asked each second.
+        self._resting[change.setting] = _FIRST_REST
+        self._store.tune(change.config)
+        del self._resting[change.setting]
+        self._trial = trial
+        self._note("changed", change, window)
+
+    def _phase_of(self, window: Window, now_s: float) -> _Phase:
+        if self._phase is None or is_shift(self._phase.window, window):
+            self._phase = _Phase(window, now_s)
+        return self._phase
+
+    def _allowed(self, phase: _Phase) -> dict[str, list[Value]]:
+        return {
+            name: [value for value in values if value not in phase.used.get(name, ())]
+            for name, values in self._free.items()
+            if name not in self._resting
+        }
+
+    def _check(self, trial: _Trial, now_s: float, stats: StoreStats) -> None:
+        trial.num_windows += 1
+        if trial.started is None:
+            if trial.num_windows >= _NUM_SETTLING:
+                trial.started = (now_s, stats)
+            return
+        began_s, began = trial.started
+        num_calls = stats.gets + stats.puts - began.gets - began.puts
+        is_over = trial.num_windows >= _NUM_SETTLING + _NUM_MEASURED
+        if num_calls < _MIN_CALLS and trial.num_windows < _MAX_WINDOWS_WITHOUT_WORK:
+            return
+        if not is_over:
+            return
+        window = self._window(began, stats, now_s - began_s)
+        verdict: Verdict = "unclear"
+        if num_calls >= _MIN_CALLS:
+            verdict = judge(
+                trial.change,
+                window,
+                lambda seen: predict(trial.before, trial.change.config, seen, trial.profile),
+                trial.bias,
+                self._policy,
+            )
+        self._settle(trial, window, verdict)
+
+    def _settle(self, trial: _Trial, window: Window, verdict: Verdict) -> None:
+        name, config = trial.change.setting, self._store.config
+        rest = self._rest.get(name, _FIRST_REST)
+        if verdict == "kept":
+            self._rest[name] = max(_FIRST_REST, rest // 2)
+        else:
+            self._store.tune(trial.before)
+            self._resting[name] = rest
+            self._rest[name] = min(_MAX_REST, rest * 2)
+        self._trial = None
+        if self._phase is not None:
+            # The change alone may have altered what a window looks like.
+            self._phase.window = window
+        served = trial.change.config if verdict == "kept" else config
+        would = predict(trial.before, served, window, trial.profile).wait_s * trial.bias
+        self._note(verdict, trial.change, window, would_wait_s=would)
+
+    def _note(
+        self, event: str, change: Change, window: Window, *, would_wait_s: float | None = None
+    ) -> None:
+        entry: dict[str, object] = {
+            "time_ms": self._senses.wall_ms(),
+            "event": event,
+            "setting": change.setting,
+            "old": change.old,
+            "new": change.new,
+            "seen": _rounded(asdict(replace(window, around=Surroundings())))
+            | _rounded(asdict(window.around.reuse)),
+            "predicted": {"before": _cost(change.cost_now), "after": _cost(change.cost_then)},
+            "measured_wait_s": _digits(window.wait_s),
+        }
+        if would_wait_s is not None:
+            entry["without_the_change_wait_s"] = _digits(would_wait_s)
+        self._senses.note(entry)
+        logger.info(
+            "tuner: %s. setting=%s old=%s new=%s", event, change.setting, change.old, change.new
+        )
+
+
+def _observed(config: StoreConfig, window: Window, profile: DeviceProfile) -> dict[Kind, float]:
+    """Return how many times longer transfers took than the profile says, where that is clear."""
+    cost = predict(config, config, window, profile)
+    found: dict[Kind, float] = {}
+    if window.read_s > 0 and cost.read_s > 0:
+        kinds = read_kinds(config, window)
+        times = {kind: share * profile.speed(kind, 1 << 20, 2).s_per_byte
+                 for kind, share in kinds.items()}  # fmt: skip
+        main = max(times, key=lambda kind: times[kind])
+        if times[main] >= 0.7 * sum(times.values()):
+            found[main] = window.read_s / cost.read_s
+    if window.write_s > 0 and cost.write_s > 0:
+        is_buffered = config.log.io_mode == "buffered"
+        found["write_buffered" if is_buffered else "write_direct"] = window.write_s / cost.write_s
+    return found
+
+
+def _cost(cost: Cost) -> dict[str, object]:
+    return _rounded({**asdict(cost), "total_s": cost.total_s})
+
+
+def _rounded(values: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: _digits(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and value
+    }
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.3g}")

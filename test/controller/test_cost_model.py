@@ -1,0 +1,109 @@
+"""Laws of the model, and its terms against sums done by hand."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sglang_lsm.config import StoreConfig
+from sglang_lsm.controller.cost_model import predict
+from sglang_lsm.controller.policy import CHOICES, with_value
+from sglang_lsm.controller.window import Window
+from support.devices import GIB, MIB, device, reads, writes
+
+BASE = StoreConfig(quota_bytes=1 << 40)
+PROFILE = device()
+
+
+def cost(window, used=BASE, profile=PROFILE, **settings):
+    config = used
+    for name, value in settings.items():
+        config = with_value(config, name.replace("__", "."), value)
+    return predict(config, used, window, profile)
+
+
+configs = st.fixed_dictionaries({name: st.sampled_from(CHOICES[name]) for name in CHOICES})
+loads = st.builds(
+    lambda read, write, cached, again: replace(
+        reads(share=read, cached=cached, again=again),
+        puts=write * 512, bytes_put=write * GIB, pages_put=write * 16384, write_s=0.1,
+    ),
+    st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1),
+)  # fmt: skip
+
+
+@given(configs, configs, loads)
+def test_costs_are_finite_and_never_negative(chosen, used, window):
+    config = base = BASE
+    for name in CHOICES:
+        config = with_value(config, name, chosen[name])
+        base = with_value(base, name, used[name])
+    found = predict(config, base, window, PROFILE)
+    parts = (found.read_s, found.write_s, found.background_s, found.cpu_s, found.recompute_s)
+    assert all(0 <= part < 1e6 for part in parts)
+    assert found.total_s == pytest.approx(sum(parts))
+
+
+@given(loads, st.floats(1.1, 4.0))
+def test_twice_the_work_costs_twice_as_much(window, more):
+    rates = {
+        name: getattr(window, name) * more
+        for name in ("gets", "bytes_got", "extents_got", "puts", "bytes_put", "pages_put")
+    }
+    assert cost(replace(window, **rates)).total_s == pytest.approx(
+        cost(window).total_s * more, rel=1e-6
+    )
+
+
+def test_an_idle_store_costs_nothing():
+    assert cost(Window(seconds=1.0)).total_s == 0.0
+
+
+def test_reads_by_hand():
+    window = reads(share=1.0)
+    direct = cost(window, log__io_mode="direct")
+    assert direct.read_s == pytest.approx(GIB * PROFILE.speed("read_direct", 2 * MIB, 1).s_per_byte)
+    hot = cost(reads(share=1.0, cached=1.0), log__io_mode="buffered")
+    assert hot.read_s == pytest.approx(GIB / 6e9)
+
+
+def test_what_memory_holds_is_read_through_it_and_the_rest_around_it():
+    hot, cold = reads(cached=1.0), reads(cached=0.0)
+    assert cost(hot, log__io_mode="buffered").total_s < cost(hot, log__io_mode="direct").total_s
+    assert cost(cold, log__io_mode="direct").total_s < cost(cold, log__io_mode="buffered").total_s
+
+
+def test_merging_pays_where_scattered_pages_are_read_again():
+    layout = {"bytes_scattered": 0.5 * GIB, "extents_scattered": 8192.0, "extents_got": 8192.0}
+    off = with_value(BASE, "log.merge_bytes_per_s", 0)
+    often, once = reads(again=0.9, **layout), reads(again=0.0, **layout)
+    slow = device(latency_s=1e-3)
+
+    def gain(window):
+        merged = cost(window, off, slow, log__merge_bytes_per_s=64 * MIB)
+        return cost(window, off, slow).total_s - merged.total_s
+
+    assert gain(often) > 0 > gain(once)
+
+
+def test_a_second_offer_pays_where_nobody_asks_again():
+    once = writes(recompute_s_per_byte=1 / 1.3e9)
+    assert cost(once, admission="second").total_s < cost(once).total_s
+    wanted = reads(again=0.0)
+    wanted = replace(wanted, around=replace(wanted.around, recompute_s_per_byte=1 / 0.5e9))
+    assert cost(wanted, admission="second").total_s > cost(wanted).total_s
+
+
+def test_the_index_comes_out_small_beside_pages_of_64_kib():
+    window = writes()
+    most = cost(window).total_s
+    for name in ("index__size_ratio", "index__level0_trigger", "index__memtable_bytes"):
+        for value in CHOICES[name.replace("__", ".")]:
+            assert abs(cost(window, **{name: value}).total_s - most) < 0.02 * most
+
+
+def test_syncing_now_and_then_costs_a_sync_now_and_then():
+    config = replace(BASE, log=replace(BASE.log, durability="interval", sync_interval_s=4.0))
+    window = writes()
+    more = predict(config, config, window, PROFILE).background_s - cost(window).background_s
+    assert more == pytest.approx(PROFILE.sync_s / 4.0)

@@ -1,0 +1,45 @@
+import pytest
+from sglang_lsm.controller.profile import KINDS
+from sglang_lsm.controller.profiler import (
+    PROFILE_NAME,
+    ProfilerConfig,
+    keep_profile,
+    load_profile,
+    measure_profile,
+)
+from sglang_lsm.errors import UnavailableError
+from sglang_lsm.fs import LocalFileSystem
+from support.devices import device
+
+SMALL = ProfilerConfig(
+    scratch_bytes=1 << 20, seconds_a_point=0.002, sizes=(16384, 65536), depths=(1, 2)
+)
+
+
+def test_a_device_is_measured_and_nothing_is_left_behind(tmp_path):
+    profile = measure_profile(LocalFileSystem(), tmp_path, SMALL)
+    assert {point.kind for point in profile.points} == set(KINDS)
+    assert all(point.bytes_per_s > 0 for point in profile.points)
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_stops_when_told_and_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UnavailableError, match="told to stop"):
+        measure_profile(LocalFileSystem(), tmp_path, SMALL, should_stop=lambda: True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_is_kept_and_an_unreadable_one_is_measured_again(tmp_path):
+    fs = LocalFileSystem()
+    assert load_profile(fs, tmp_path) is None
+    keep_profile(fs, tmp_path, device())
+    assert load_profile(fs, tmp_path) == device()
+    fs.replace(tmp_path / PROFILE_NAME, b'{"version": 1, "points": "many"}')
+    assert load_profile(fs, tmp_path) is None
+
+
+def test_a_scratch_file_of_a_process_that_died_is_no_obstacle(tmp_path):
+    fs = LocalFileSystem()
+    fs.replace(tmp_path / "profile-scratch", b"left over")
+    measure_profile(fs, tmp_path, SMALL)
+    assert not list(tmp_path.iterdir())

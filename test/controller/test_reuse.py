@@ -1,0 +1,64 @@
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sglang_lsm.controller.reuse import ReuseCurve
+from sglang_lsm.observability.access_trace import AccessTrace
+
+PAGE_BYTES = 64 << 10
+NUM_PAGES = 4096
+
+
+def prompt(number, num_pages=32):
+    return [hashlib.sha256(f"{number} {i}".encode()).digest() for i in range(num_pages)]
+
+
+def curve_of(calls, **options):
+    trace, curve = AccessTrace(), ReuseCurve(**options)
+    for number, is_write in calls:
+        trace.note(prompt(number), PAGE_BYTES, is_write=is_write)
+    curve.enter(trace.drain())
+    return curve
+
+
+def test_a_loop_that_fits_the_cache_is_held_and_one_that_does_not_is_not():
+    num_prompts = NUM_PAGES // 32
+    curve = curve_of([(number, False) for _ in range(4) for number in range(num_prompts)])
+    loop_bytes = NUM_PAGES * PAGE_BYTES
+    assert curve.summary(4 * loop_bytes).cached == pytest.approx(0.75, abs=0.1)
+    assert curve.summary(loop_bytes / 4).cached < 0.1
+    assert curve.summary(loop_bytes).again == pytest.approx(0.75, abs=0.1)
+
+
+def test_what_was_only_written_is_held_by_a_cache_that_writes_go_through():
+    numbers = range(NUM_PAGES // 32)
+    curve = curve_of([*((n, True) for n in numbers), *((n, False) for n in numbers)])
+    found = curve.summary(8 * NUM_PAGES * PAGE_BYTES)
+    assert found.cached == pytest.approx(1.0, abs=0.05)
+    assert found.cached_by_reads == 0.0
+    assert found.again == 0.0
+
+
+def test_nothing_read_is_nothing_known():
+    assert curve_of([(1, True)]).summary(1e9).cached == 0.0
+
+
+calls = st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=60)
+
+
+@given(calls, st.floats(0, 1e12), st.floats(0, 1e12))
+def test_a_larger_cache_never_holds_less(calls, one, other):
+    curve = curve_of(calls, num_entries=64)
+    small, large = sorted((one, other))
+    assert curve.summary(small).cached <= curve.summary(large).cached + 1e-9
+    assert curve.summary(small).cached_by_reads <= curve.summary(large).cached_by_reads + 1e-9
+
+
+@given(calls)
+def test_shares_are_shares_and_memory_is_bounded(calls):
+    curve = curve_of(calls, num_entries=16)
+    found = curve.summary(1e15)
+    for share in (found.cached, found.cached_by_reads, found.again):
+        assert -1e-9 <= share <= 1 + 1e-9
+    assert len(curve._slots) <= 16

@@ -1,0 +1,237 @@
+"""A tuner over a store that is a formula: what it does in time, against laws and liars."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sglang_lsm.config import StoreConfig
+from sglang_lsm.controller.cost_model import predict
+from sglang_lsm.controller.policy import CHOICES, value_of
+from sglang_lsm.controller.reuse import Reuse
+from sglang_lsm.controller.tuner import Senses, Tuner
+from sglang_lsm.controller.window import Surroundings, Window
+from sglang_lsm.errors import UnavailableError
+from sglang_lsm.observability.access_trace import Access
+from sglang_lsm.observability.counters import StoreStats
+from support.devices import GIB, MIB, device
+
+BASE = StoreConfig(quota_bytes=1 << 40)
+PAGE_BYTES = 64 << 10
+CACHE_BYTES = 256 * MIB
+
+
+@dataclass
+class World:
+    """A store whose calls take what the model says for `truth`, times noise and lies."""
+
+    truth: object = field(default_factory=device)
+    lie: object = lambda config: 1.0
+    config: StoreConfig = BASE
+    now_s: float = 0.0
+    totals: StoreStats = field(default_factory=lambda: StoreStats(allocated_bytes=100 * GIB))
+    trace: object = None
+    events: list = field(default_factory=list)
+    waited_s: float = 0.0
+    fails: bool = False
+
+    def stats(self):
+        return StoreStats(**{name: getattr(self.totals, name) for name in StoreStats.__slots__})
+
+    def tune(self, config):
+        if self.fails:
+            raise UnavailableError("the index failed")
+        self.config = config
+
+    def watch(self, trace):
+        self.trace = trace
+
+    def tuner(self, **options):
+        senses = Senses(
+            note=self.events.append, cache_bytes=lambda: CACHE_BYTES, clock=lambda: self.now_s
+        )
+        return Tuner(self, device(), senses, **{"mode": "auto"} | options)
+
+    def second(self, *, hot=0.0, read=0.0, write=0.0, noise=1.0):
+        """Read and write GiB, `hot` of the reads from a set that memory holds."""
+        prompt_bytes = 2 * MIB
+        for name, share in (("get", read), ("put", write)):
+            calls = round(share * GIB * noise / prompt_bytes)
+            setattr(self.totals, name + "s", getattr(self.totals, name + "s") + calls)
+            moved = "bytes_" + ("got" if name == "get" else "put")
+            setattr(self.totals, moved, getattr(self.totals, moved) + calls * prompt_bytes)
+            # Eight calls are noted as one of pages eight times as large, for speed.
+            for number in range(0, calls, 8):
+                is_hot = name == "get" and number < hot * calls
+                place = number // 8
+                self._trace(f"{place % 8}" if is_hot else f"{self.now_s} {name} {place}", name)
+        self.totals.extents_got = self.totals.gets
+        self.totals.pages_put = self.totals.bytes_put // PAGE_BYTES
+        window = self._window(hot, read * noise, write * noise)
+        cost = predict(self.config, self.config, window, self.truth)
+        self.totals.read_s += cost.read_s * self.lie(self.config) * noise
+        self.totals.write_s += cost.write_s * self.lie(self.config) * noise
+        self.waited_s += cost.total_s * self.lie(self.config)
+        self.now_s += 1.0
+
+    def _trace(self, name, kind):
+        if self.trace is not None:
+            hashes = [f"{name} {i}".encode() for i in range(2)]
+            self.trace._calls.append(Access(kind == "put", 32, 8 * PAGE_BYTES, hashes))
+
+    def _window(self, hot, read, write):
+        return Window(
+            seconds=1.0, gets=read * 512, bytes_got=read * GIB, extents_got=read * 512,
+            puts=write * 512, bytes_put=write * GIB, pages_put=write * 16384,
+            allocated_bytes=100 * GIB,
+            around=Surroundings(
+                cache_bytes=CACHE_BYTES,
+                reuse=Reuse(cached=hot, cached_by_reads=hot, again=hot),
+            ),
+        )  # fmt: skip
+
+    def named(self, event):
+        return [e["setting"] for e in self.events if e["event"] == event]
+
+
+def run(world, tuner, seconds, noises=(1.0,), **load):
+    for number in range(seconds):
+        world.second(noise=noises[number % len(noises)], **load)
+        tuner.step()
+
+
+def test_a_hot_set_moves_reads_into_the_page_cache_and_it_is_kept():
+    world = World()
+    run(world, world.tuner(), 12, read=0.3, hot=1.0)
+    assert value_of(world.config, "log.io_mode") == "buffered"
+    assert "log.io_mode" in world.named("kept")
+
+
+def test_a_scan_moves_them_out_again():
+    world = World()
+    tuner = world.tuner()
+    run(world, tuner, 12, read=0.3, hot=1.0)
+    run(world, tuner, 12, read=0.3, hot=0.0)
+    assert value_of(world.config, "log.io_mode") in ("auto", "direct")
+
+
+def test_observe_says_what_it_would_do_and_does_nothing():
+    world = World()
+    run(world, world.tuner(mode="observe"), 30, read=0.3, hot=1.0)
+    assert world.config == BASE
+    assert "log.io_mode" in world.named("would change")
+    assert len(world.events) <= 3
+
+
+def test_a_lying_model_is_found_out_and_the_change_taken_back():
+    world = World(lie=lambda config: 20.0 if config.log.io_mode == "buffered" else 1.0)
+    run(world, world.tuner(fixed=set(CHOICES) - {"log.io_mode"}), 12, read=0.3, hot=1.0)
+    assert value_of(world.config, "log.io_mode") != "buffered"
+    assert world.named("rolled back") == ["log.io_mode"]
+
+
+def test_what_was_taken_back_is_tried_more_and_more_seldom():
+    world = World(lie=lambda config: 1.0 if config == BASE else 5.0)
+    tuner = world.tuner()
+    for number in range(400):
+        # The workload turns around each ten seconds, so that each phase may try anew.
+        hot = 1.0 if number // 10 % 2 else 0.0
+        world.second(read=0.3, hot=hot)
+        tuner.step()
+    tried = [e["setting"] for e in world.events if e["event"] == "changed"]
+    assert world.named("kept") == []
+    for setting in set(tried):
+        assert tried.count(setting) <= 9
+
+
+noises = st.lists(st.floats(0.8, 1.25), min_size=5, max_size=17)
+
+
+@settings(max_examples=8, deadline=None)
+@given(noises, st.floats(0, 1), st.floats(0.05, 0.3), st.floats(0, 0.2))
+def test_on_a_noisy_but_constant_workload_it_comes_to_rest(noise, hot, read, write):
+    world = World()
+    tuner = world.tuner()
+    run(world, tuner, 40, noise, read=read, write=write, hot=hot)
+    num_settled = len(world.named("changed"))
+    assert num_settled <= len(CHOICES)
+    run(world, tuner, 40, noise, read=read, write=write, hot=hot)
+    assert len(world.named("changed")) - num_settled <= 2
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.floats(0, 1), st.floats(0.05, 0.4), st.floats(0, 0.3))
+def test_a_constant_workload_sees_each_value_once(hot, read, write):
+    world = World()
+    run(world, world.tuner(), 60, read=read, write=write, hot=hot)
+    values = [(e["setting"], e["new"]) for e in world.events if e["event"] == "changed"]
+    assert len(values) == len(set(values))
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(1, 4))
+def test_a_workload_that_shifts_faster_than_it_can_adapt_does_no_harm(period):
+    def total(mode):
+        world = World()
+        tuner = world.tuner(mode=mode)
+        for number in range(120):
+            hot = 1.0 if number // period % 2 else 0.0
+            world.second(read=0.3 * hot, write=0.3 * (1 - hot), hot=hot)
+            tuner.step()
+        return world.waited_s
+
+    assert total("auto") <= total("observe") * 1.02
+
+
+def test_it_pays_where_the_workload_lasts():
+    def total(mode):
+        world = World()
+        tuner = world.tuner(mode=mode)
+        for number in range(200):
+            world.second(read=0.3, hot=1.0 if number // 50 % 2 else 0.0)
+            tuner.step()
+        return world.waited_s
+
+    assert total("auto") < total("observe") * 0.85
+
+
+def test_an_idle_store_is_not_looked_at():
+    world = World()
+    run(world, world.tuner(), 20)
+    assert world.events == []
+
+
+def test_a_trial_that_sees_no_work_ends_and_is_taken_back():
+    world = World()
+    tuner = world.tuner()
+    while world.config == BASE:
+        run(world, tuner, 1, read=0.3, hot=1.0)
+    run(world, tuner, 40)
+    assert world.config == BASE
+    assert world.named("unclear")
+
+
+def test_settings_of_the_operator_stay():
+    world = World()
+    run(world, world.tuner(fixed={"log", "index", "admission"}), 30, read=0.3, hot=1.0)
+    assert world.config == BASE
+    assert world.events == []
+
+
+def test_a_store_that_refuses_a_change_keeps_its_settings():
+    world = World()
+    tuner = world.tuner()
+    world.fails = True
+    with pytest.raises(UnavailableError):
+        run(world, tuner, 10, read=0.3, hot=1.0)
+    world.fails = False
+    run(world, tuner, 12, read=0.3, hot=1.0)
+    assert world.named("changed")
+
+
+def test_closing_ends_the_watch():
+    world = World()
+    tuner = world.tuner()
+    assert world.trace is not None
+    tuner.close()
+    assert world.trace is None
