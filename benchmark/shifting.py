@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from sglang_lsm.config import GIB, StoreConfig
@@ -123,7 +124,6 @@ class _Run:
         self._store = Store.open(directory, arm.config)
         self._namespace = self._store.register(benchmark_fingerprint())
         self._memory = aligned_memory(_MAX_PROMPT_BYTES)
-        self._sources: dict[int, PageSource] = {}
         self._decisions: list[tuple[float, str]] = []
         self._trace, self._reuse = AccessTrace(), ReuseCurve()
         self._thread: Periodic | None = None
@@ -175,7 +175,7 @@ class _Run:
         hashes = chained_hashes(f"{request.page_bytes} {request.prompt}", request.num_pages)
         pages = split_pages(self._memory[: request.num_pages * request.page_bytes],
                             request.page_bytes)  # fmt: skip
-        source = self._sources.setdefault(request.page_bytes, PageSource(request.page_bytes))
+        source = _page_source(request.page_bytes)
         path = PagePath(self._namespace, hashes)
         with phase.call(0):
             num_found = self._store.get_batch(path, pages) if self._store.probe(path) else 0
@@ -220,6 +220,11 @@ class _Run:
             cache_bytes=lambda: float(available_memory_bytes()),
             recompute_s_per_byte=lambda: 1.0 / self._setting.recompute_bytes_per_s,
         )
+
+
+@lru_cache(maxsize=4)
+def _page_source(page_bytes: int) -> PageSource:
+    return PageSource(page_bytes)
 
 
 def workloads(*, scale: float, trace: Sequence[Sequence[int]] = ()) -> list[Workload]:

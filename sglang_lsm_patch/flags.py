@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from sglang_lsm_patch.options import (
     BACKENDS,
     DEFAULT_SIZE,
+    DEFAULT_TUNE,
     DEFAULT_WRITE_POLICY,
     GATES,
     HOSTS,
+    TUNINGS,
     WRITE_POLICIES,
     WriteConfig,
 )
@@ -72,6 +74,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     _add_write_flags(group)
     _add_read_flags(group)
+    group.add_argument(
+        "--kv-storage-tune",
+        choices=TUNINGS,
+        default=None,
+        help="Tune what --kv-storage-config leaves open to the workload (auto), or only write down "
+        f"what would be changed (observe); see sglang-lsm decisions. Default: {DEFAULT_TUNE}.",
+    )
     parser.parse_known_args = functools.partial(  # type: ignore[method-assign]
         _parse_and_note, parser, parser.parse_known_args
     )

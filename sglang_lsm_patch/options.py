@@ -10,9 +10,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from sglang_lsm.config import MIB, Eviction, IndexConfig, LogConfig, StoreConfig, from_mapping
+from sglang_lsm.config import (
+    MIB,
+    Admission,
+    Eviction,
+    IndexConfig,
+    LogConfig,
+    StoreConfig,
+    Tuning,
+    from_mapping,
+)
 from sglang_lsm.errors import ConfigError
 
 BACKENDS = ("lsm",)
@@ -21,6 +30,8 @@ DEFAULT_WRITE_POLICY = "evict"
 Gate = Literal["auto", "off"]
 GATES: tuple[Gate, ...] = ("auto", "off")
 """Whether hits that are faster computed than loaded are declined; `off` loads every hit."""
+TUNINGS: tuple[Tuning, ...] = get_args(Tuning)
+DEFAULT_TUNE: Tuning = "off"
 WRITE_POLICIES: dict[str, str | None] = {
     "evict": None,
     "through": "write_through",
@@ -83,6 +94,10 @@ class TierConfig:
     """Which pages leave when room is needed, see `StoreConfig`."""
     gate: Gate = "auto"
     """`auto` loads of a hit what is faster than computing it, `off` all of it."""
+    admission: Admission = "first"
+    """On which offer pages are written, see `StoreConfig`."""
+    tune: Tuning = DEFAULT_TUNE
+    """`auto` tunes what is not set here to the workload, `observe` says what it would do."""
     log: LogConfig = field(default_factory=LogConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     write: WriteConfig = field(default_factory=WriteConfig)
@@ -119,6 +134,10 @@ class TierSettings:
     eviction: Eviction = "reuse"
     gate: Gate = "auto"
     host: str = "on"
+    admission: Admission = "first"
+    tune: Tuning = DEFAULT_TUNE
+    operator_set: str = ""
+    """Settings that the operator wrote down, which are never tuned: `log.io_mode,admission`."""
     write_policy: str = DEFAULT_WRITE_POLICY
     write: WriteConfig = field(default_factory=WriteConfig)
 
@@ -128,6 +147,7 @@ class TierSettings:
             quota_bytes=self.quota_bytes,
             min_free_bytes=self.min_free_bytes,
             eviction=self.eviction,
+            admission=self.admission,
             log=self.log,
             index=self.index,
         )
@@ -160,6 +180,8 @@ class TierOptions:
     host: str
     segment_bytes_given: bool
     """Whether the operator chose the segment size; if not, it shrinks with a small quota."""
+    operator_set: str
+    """See `TierSettings`."""
 
 
 def parse_options(
@@ -199,6 +221,7 @@ def parse_options(
         write_policy=policy,
         host=str((further or {}).get("host") or "on"),
         segment_bytes_given=isinstance(log, Mapping) and "segment_bytes" in log,
+        operator_set=",".join(_names(values)),
     )
 
 
@@ -225,8 +248,9 @@ def _with_options(
 ) -> tuple[str, Mapping[str, object]]:
     """Return the write policy, and `config` with the other options put in; they win."""
     policy = _write_policy(further.get("write"), further.get("host"))
-    if further.get("gate") is not None:
-        config = {**config, "gate": further["gate"]}
+    for option in ("gate", "tune"):
+        if further.get(option) is not None:
+            config = {**config, option: further[option]}
     changes = {
         setting: further[option]
         for option, setting in (("write-delay", "delay_s"), ("flush-writes", "flush_writes"))
@@ -253,6 +277,14 @@ def _write_policy(asked: object, host: object) -> str:
             "does without; choose through or selective"
         )
     return str(asked)
+
+
+def _names(values: Mapping[str, object]) -> list[str]:
+    """Return the dotted names of the settings in a config."""
+    names = []
+    for name, value in values.items():
+        names += [f"{name}.{inner}" for inner in value] if isinstance(value, Mapping) else [name]
+    return names
 
 
 def _config_values(config: object) -> Mapping[str, object]:

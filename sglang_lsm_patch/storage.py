@@ -21,6 +21,7 @@ from sglang.srt.mem_cache.hicache_storage import (
     PoolTransfer,
     PoolTransferResult,
 )
+from sglang_lsm.controller.service import TunerService
 from sglang_lsm.errors import (
     ClosedError,
     ConfigError,
@@ -69,6 +70,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         self._misses = MissLog(time.monotonic)
         self._reads, self._writes = TransferFigures(), TransferFigures()
         self._store = self._open()
+        self._tuner = self._start_tuner()
         self._pages: HostPages | None = None
         self._fingerprint: Fingerprint | None = None
         self._namespace = NamespaceId(b"")
@@ -86,6 +88,13 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
             # A disk that died over night must not keep the server from starting.
             self._misses.note("open", error)
             return None
+
+    def _start_tuner(self) -> TunerService | None:
+        mode = self._settings.tune
+        if self._store is None or mode == "off":
+            return None
+        fixed = self._settings.operator_set.split(",")
+        return TunerService(self._store, mode=mode, fixed=fixed)
 
     # What SGLang tells us at start-up.
 
@@ -409,6 +418,8 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
                 logger.info("hits above came too fast. hits_dropped=%d", self._hits.num_dropped)
             if self._gate is not None:
                 logger.info("load gate closed. %s", self._gate.figures())
+            if self._tuner is not None:
+                self._tuner.stop()
             self._or_miss("close", None, self._store.close)
 
     def _or_miss(self, call: str, miss: T, action: Callable[[], T]) -> T:

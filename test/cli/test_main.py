@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from sglang_lsm.cli.main import main
+from sglang_lsm.controller.decision_log import DecisionLog
+from sglang_lsm.fs import LocalFileSystem
 from sglang_lsm.store import Store
 from support.page_maker import fingerprint, pages_of, path_of, small_config
 
@@ -66,3 +68,14 @@ def test_holds_are_listed(directory: Path, capsys):
     assert main(["holds", str(directory), "--json"]) == 0
     (held,) = json.loads(capsys.readouterr().out)["holds"]
     assert (held["pinned"], held["priority"]) == (True, 2)
+
+
+def test_decisions_are_lines_for_a_person(directory: Path, capsys):
+    store = directory / "tp0-pp0"
+    change = {"setting": "log.io_mode", "old": "auto", "new": "direct", "measured_wait_s": 0.5}
+    DecisionLog(LocalFileSystem(), store).append({"event": "rolled back", **change})
+    assert main(["decisions", str(directory)]) == 0
+    out = capsys.readouterr().out
+    assert "1 decisions" in out and "rolled back  log.io_mode auto -> direct" in out
+    assert main(["decisions", str(directory), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[str(store)][0]["new"] == "direct"

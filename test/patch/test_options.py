@@ -186,3 +186,18 @@ def test_without_a_host_tier_pages_are_written_once_computed(further, policy):
 def test_a_contradiction_about_the_host_tier_is_refused(further, message):
     with pytest.raises(ConfigError, match=message):
         parse_options("lsm", further=further)
+
+        parse_options(None, writes={"write-delay": 1.0})
+
+
+def test_what_the_operator_wrote_down_is_known_to_the_controller():
+    config = {"log": {"io_mode": "direct"}, "admission": "second", "tune": "auto"}
+    options = parse_options("lsm", config=config, further={"tune": "observe"})
+    assert options.config.tune == "observe"
+    assert set(options.operator_set.split(",")) == {"log.io_mode", "admission", "tune"}
+    assert parse_options("lsm").config.tune == "off"
+
+
+def test_an_unknown_way_to_tune_is_refused():
+    with pytest.raises(ConfigError, match="tune"):
+        parse_options("lsm", further={"tune": "always"})

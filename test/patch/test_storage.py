@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -425,3 +426,14 @@ def test_no_more_is_granted_than_sglang_waits_for(make_storage):
     storage.waits_for_loads(lambda num_tokens: asked.append(num_tokens) or 0.0)
     assert storage.batch_exists(keys, info([])) == 0
     assert asked == [4 * PAGE_SIZE]
+
+
+def test_a_tuned_store_ends_its_thread_when_it_is_closed(make_storage, settings):
+    def names():
+        return [thread.name for thread in threading.enumerate()]
+
+    tuned = dataclasses.replace(settings, tune="auto", operator_set="log.io_mode")
+    storage = make_storage(mha_pool(), of=tuned)
+    assert "kv-storage-tune" in names()
+    storage.close()
+    assert "kv-storage-tune" not in names()

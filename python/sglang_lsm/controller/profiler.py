@@ -138,7 +138,7 @@ class _Bench:
                 else:
                     file.pwritev([page], offset)
                 num_bytes += size
-                if time.perf_counter() > deadline_s:
+                if time.perf_counter() > deadline_s or self.should_stop():
                     break
             return num_bytes, time.thread_time() - started_s
 

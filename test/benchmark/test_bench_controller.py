@@ -1,0 +1,53 @@
+"""Each arm runs the same requests, and the tables come out of what it cost."""
+
+from dataclasses import replace
+
+from support.devices import device
+
+from benchmark.bench_controller import ORACLE, arms_for, default_name, report, totals
+from benchmark.shifting import Setting, Workload, quota_of, run_arm, workloads
+
+SETTING = Setting(device(), 1.3e9, None, seed=1)
+
+
+def tiny() -> Workload:
+    flip = next(w for w in workloads(scale=0.01) if w.name == "flip")
+    return Workload(
+        "flip", [(n, [replace(r, page_bytes=4096) for r in q]) for n, q in flip.phases[:2]]
+    )
+
+
+def test_workloads_shift_and_fit_their_quota() -> None:
+    trace = [list(range(n, n + 5)) for n in range(40)]
+    made = workloads(scale=0.02, trace=trace)
+    assert [w.name for w in made] == [
+        "hit rates", "flip", "scan burst", "prompts", "page sizes", "trace"
+    ]  # fmt: skip
+    for workload in made:
+        assert len(workload.phases) > 1
+        assert all(requests for _, requests in workload.phases)
+        assert quota_of(workload) > 0
+    assert len(made[0].phases) == 7
+
+
+def test_arms_are_run_and_compared(tmp_path) -> None:
+    workload = tiny()
+    arms = arms_for(workload, quick=True)
+    default = default_name(arms)
+    chosen = [arm for arm in arms if arm.name in (default, "direct first 4 64", "tuned")]
+    assert len(chosen) == 3
+    costs = {
+        arm.name: {0: run_arm(arm, chosen, workload, tmp_path / "run", SETTING)} for arm in chosen
+    }
+    assert not (tmp_path / "run").exists()
+    oracle = totals(costs, ORACLE, chosen)[0]
+    for arm in chosen:
+        phases = costs[arm.name][0]
+        assert [p.name for p in phases] == [name for name, _ in workload.phases]
+        assert [p.hit_share > 0 for p in phases] == [False, True]
+        assert all(p.total_s > 0 for p in phases)
+        if arm.mode == "off":
+            assert totals(costs, arm.name, chosen)[0] >= oracle
+            assert set(phases[0].predicted) == {a.name for a in chosen if a.mode == "off"}
+    text = report(workload, chosen, costs)
+    assert all(arm.name in text for arm in chosen)
