@@ -30,6 +30,9 @@ class Step:
 
     name: str
     needs_trace: bool = False
+    """Runs once a trace of either form."""
+    needs_text: bool = False
+    """Runs once a trace of conversations."""
     full: tuple[str, ...] = ()
     """Arguments of the full form."""
 
@@ -47,6 +50,7 @@ STEPS = (
     Step("paper"),
     Step("ttft"),
     Step("load"),
+    Step("agent", needs_text=True),
     Step("outside"),
 )
 
@@ -67,7 +71,10 @@ def jobs(
     """Yield what to run; a step that needs a trace is run once a trace, `FILE` or `FILE:FOLDER`."""
     for step in steps:
         form = ("--quick",) if quick else step.full
-        runs = [_of_trace(text) for text in traces] if step.needs_trace else [("", ())]
+        runs: Sequence[tuple[str, tuple[str, ...]]] = [("", ())]
+        if step.needs_trace or step.needs_text:
+            chosen = [text for text in traces if step.needs_trace or ".tar" in text]
+            runs = [_of_trace(text) for text in chosen]
         for suffix, arguments in runs:
             stem = step.name + suffix
             out = ("--json", str(folder / f"{stem}.json"))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmark.harness import table
 from benchmark.publish import (
+    agent,
     engine,
     hits,
     lookups,
@@ -57,6 +58,7 @@ SECTIONS: tuple[Section, ...] = (
     ttft.SECTION,
     ttft.QUICK,
     clients_at_once.SECTION,
+    agent.SECTION,
     paper.SECTION,
     outside.SECTION,
 )

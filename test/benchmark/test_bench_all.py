@@ -17,7 +17,8 @@ def test_every_step_is_a_benchmark_with_a_file_of_its_own(tmp_path: Path) -> Non
     assert all("--quick" in job.arguments for job in found)
     stems = [job.stem for job in found]
     assert len(set(stems)) == len(stems)
-    assert {"hitrate-a", "hitrate-x"} <= set(stems)
+    assert {"hitrate-a", "hitrate-x", "agent-x"} <= set(stems)
+    assert "agent-a" not in stems
     assert all(str(tmp_path / f"{job.stem}.json") in job.arguments for job in found)
 
 

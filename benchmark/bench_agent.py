@@ -1,0 +1,166 @@
+"""Conversations of agents, as real text by their times of arrival: TTFT, hits, CPU and disk.
+
+    scripts/bench agent agent.tar.xz --folder magagent --quick        about 4 minutes
+    scripts/bench agent agent.tar.xz --folder magagent --json FILE    about 25 minutes
+
+SmolLM2 on a real server is asked each turn at its recorded time, scaled so that turns come some
+seconds apart on average (open loop: the next comes whether or not the last was answered). Turns
+longer than the plan takes are left out. Device and host hold about one long prompt each, so that
+what a conversation comes back to lies on disk. Rows: recompute, SGLang's `file` with its evictor
+and metadata cache, `lsm`; each has the machine to itself and replays the same turns.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmark import models
+from benchmark.clients import Arrival, open_loop
+from benchmark.harness import machine_facts, print_facts, write_json
+from benchmark.publish.agent import body
+from benchmark.replay.traces import Turn, load_turns
+from benchmark.rivals.disk import allocated_bytes
+from benchmark.serving import Server, ServerError
+from benchmark.tiers import disk_environment, disk_flags, pool_flags
+
+HOME = Path(__file__).parent.parent / ".cache" / "bench-agent"
+ROWS = ("recompute", "file tuned", "lsm")
+PAGE_SIZE, ANSWER_TOKENS = 64, 4
+_BUDGET_BYTES = 8 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which turns are asked, and how fast."""
+
+    num_turns: int
+    most_tokens: int
+    """Longer turns are left out."""
+    mean_gap_s: float
+    """Between arrivals."""
+
+
+FULL = Plan(40, 3072, 8.0)
+QUICK = Plan(8, 1024, 3.0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print its table; return 1 where a server failed."""
+    options = _parser().parse_args(arguments)
+    plan = QUICK if options.quick else FULL
+    facts = machine_facts(Path(__file__).parent)
+    try:
+        model = models.smollm2()
+        turns = load_turns(options.trace, folder=options.folder, sessions=options.sessions)
+        arrivals = arrivals_of(turns, model, plan)
+        runs = [measure(name, model, arrivals, plan) for name in options.rows]
+    except (ServerError, models.ModelError) as error:
+        print(f"bench agent: {error}", file=sys.stderr)
+        return 1
+    settings = {
+        **asdict(plan),
+        "model": "smollm2",
+        "page_size": PAGE_SIZE,
+        "prefetch_policy": "wait_complete",
+        "trace": options.trace.name,
+        "folder": options.folder,
+        "sessions": options.sessions,
+        "turns_asked": len(arrivals),
+    }
+    report = {"benchmark": "agent", "machine": facts, "settings": settings, "runs": runs}
+    print_facts(facts)
+    print(body(report))
+    if options.json:
+        write_json(options.json, report)
+    return 0
+
+
+def arrivals_of(turns: Sequence[Turn], model: Path, plan: Plan) -> list[Arrival]:
+    """Return the first turns that fit, as tokens, their times scaled to the plan's mean gap."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    fitting: list[tuple[int, list[int]]] = []
+    for turn in turns:
+        if len(fitting) == plan.num_turns:
+            break
+        ids = tokenizer(turn.text)["input_ids"]
+        if PAGE_SIZE < len(ids) <= plan.most_tokens:
+            fitting.append((turn.timestamp, ids))
+    return scaled(fitting, plan.mean_gap_s)
+
+
+def scaled(turns: Sequence[tuple[int, Sequence[int]]], mean_gap_s: float) -> list[Arrival]:
+    """Return arrivals whose gaps keep their proportions and have that mean; the first is at 0."""
+    if not turns:
+        return []
+    first, last = turns[0][0], turns[-1][0]
+    span_s = mean_gap_s * (len(turns) - 1)
+    scale = span_s / (last - first) if last > first else 0.0
+    return [Arrival((timestamp - first) * scale, ids) for timestamp, ids in turns]
+
+
+def measure(name: str, model: Path, arrivals: Sequence[Arrival], plan: Plan) -> dict[str, object]:
+    """Start one row, let all arrivals come, and return its figures.
+
+    Raises:
+        ServerError: the server failed.
+    """
+    print(f"bench agent: {name}, {len(arrivals)} turns", file=sys.stderr, flush=True)
+    shutil.rmtree(HOME, ignore_errors=True)
+    data = HOME / "data"
+    data.mkdir(parents=True)
+    flags = [
+        *pool_flags(PAGE_SIZE, pool_tokens=plan.most_tokens + 8 * PAGE_SIZE),
+        *disk_flags(name, data, budget_bytes=_BUDGET_BYTES, wait_complete=True),
+    ]
+    try:
+        log = HOME / "server.log"
+        with Server.start(model, flags, log=log, env=disk_environment(data)) as server:
+            # First uses of memory and code; random ids, so nothing of the turns is in the cache.
+            server.generate(input_ids=list(range(100, 100 + 4 * PAGE_SIZE)), max_new_tokens=1)
+            before_s = cpu_s(server)
+            load = open_loop(server, arrivals, max_new_tokens=ANSWER_TOKENS)
+            used_s = cpu_s(server) - before_s
+            disk_bytes = allocated_bytes(data)
+    finally:
+        shutil.rmtree(HOME, ignore_errors=True)
+    return {
+        "row": name,
+        **load.figures(),
+        "cpu_s": used_s,
+        "disk_bytes": disk_bytes,
+        "ttft_s": load.ttft_s,
+        "output_ids": [reply.output_ids for reply in load.replies],
+    }
+
+
+def cpu_s(server: Server) -> float:
+    """Return the CPU seconds of all processes of a server so far."""
+    parent = psutil.Process(server.process.pid)
+    times = [one.cpu_times() for one in (parent, *parent.children(recursive=True))]
+    return sum(time.user + time.system for time in times)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("trace", type=Path, help="a tar file of conversations")
+    parser.add_argument("--folder", default="", help="the folder of it to read")
+    parser.add_argument("--sessions", type=int, default=4, help="conversations at once")
+    parser.add_argument("--quick", action="store_true", help="few and short turns")
+    parser.add_argument(
+        "--rows", nargs="+", choices=(*ROWS, "host", "file"), default=ROWS, metavar="ROW"
+    )
+    parser.add_argument("--json", type=Path, help="write every figure to this file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
