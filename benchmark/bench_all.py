@@ -47,6 +47,7 @@ STEPS = (
     Step("scaling"),
     Step("hitrate", needs_trace=True),
     Step("writes", needs_trace=True),
+    Step("controller"),
     Step("paper"),
     Step("ttft"),
     Step("load"),

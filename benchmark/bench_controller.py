@@ -152,8 +152,9 @@ def main() -> int:
             arms = arms_for(workload, quick=options.quick)
             costs = measure_arms(arms, workload, directory, setting, options.rounds)
             failed |= any(len(rounds) < options.rounds for rounds in costs.values())
-            print(report(workload, arms, costs), flush=True)
-            results.append(_result(workload, costs))
+            text = report(workload, arms, costs)
+            print(text, flush=True)
+            results.append(_result(workload, costs) | {"text": text})
     if options.json:
         write_json(options.json, _document(facts, profile, options, results))
     return 1 if failed else 0
@@ -172,7 +173,11 @@ def _result(workload: Workload, costs: Costs) -> dict[str, object]:
 def _document(
     facts: object, profile: DeviceProfile, options: argparse.Namespace, results: list[object]
 ) -> dict[str, object]:
-    settings = {name: str(value) for name, value in vars(options).items()}
+    # Where files lie is the machine's business.
+    settings = {
+        name: value.name if isinstance(value, Path) else str(value)
+        for name, value in vars(options).items()
+    }
     points = [
         (p.kind, p.io_bytes, p.depth, p.bytes_per_s, p.cpu_s_per_byte) for p in profile.points
     ]

@@ -5,10 +5,18 @@ from benchmark.publish.reports import Report, Section
 
 
 def body(report: Report) -> str:
-    """Return the report's own `tables`, each with `title`, `head` and `rows`."""
+    """Return the report's own `tables`, each with `title`, `head` and `rows`, or its `results`.
+
+    A result's `text` is what the benchmark printed of it, as Markdown.
+    """
     parts = [
         f"#### {one['title']}\n\n{table(one['head'], one['rows'])}\n"
         for one in report.get("tables", ())
+    ]
+    parts += [
+        one["text"].strip().replace("### ", "#### ", 1) + "\n"
+        for one in report.get("results", ())
+        if "text" in one
     ]
     return "\n".join(parts) or "Its figures stand in the file; it brings no tables.\n"
 

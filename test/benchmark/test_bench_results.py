@@ -23,6 +23,8 @@ def test_a_result_without_a_section_shows_its_own_tables() -> None:
     told = page({"novelty": {"machine": {"commit": "abc"}, "tables": tables}}, NO_NOTES, {})
     assert "## novelty" in told
     assert "#### speed" in told
+    printed = {"machine": {}, "results": [{"text": "\n### scan burst\n| a |"}, {"other": 1}]}
+    assert "\n#### scan burst\n" in page({"novelty": printed}, NO_NOTES, {})
 
 
 def test_committed_plots_are_small() -> None:
