@@ -138,7 +138,7 @@ def main() -> int:
     options.dir.mkdir(parents=True, exist_ok=True)
     facts = machine_facts(options.dir)
     trace = load(options.trace) if options.trace else ()
-    chosen = workloads(scale=0.4 if options.quick else options.scale, trace=trace)
+    chosen = workloads(scale=options.scale or (0.15 if options.quick else 1.0), trace=trace)
     chosen = [w for w in chosen if not options.workloads or w.name in options.workloads]
     if options.quick and not options.workloads:
         chosen = [w for w in chosen if w.name in ("hit rates", "scan burst")]
@@ -208,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="two workloads, a small grid")
     parser.add_argument("--json", type=Path, help="write every result to this file")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--scale", type=float, default=1.0, help="length of the phases")
+    parser.add_argument("--scale", type=float, help="length of the phases; 1 unless quick")
     parser.add_argument("--workloads", nargs="+", metavar="NAME", help="these only")
     parser.add_argument("--trace", type=Path, help="a real trace, see benchmark/replay/traces.py")
     parser.add_argument("--limit", type=int, default=768, metavar="MIB", help="of memory")

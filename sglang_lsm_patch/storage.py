@@ -70,7 +70,6 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         self._misses = MissLog(time.monotonic)
         self._reads, self._writes = TransferFigures(), TransferFigures()
         self._store = self._open()
-        self._tuner = self._start_tuner()
         self._pages: HostPages | None = None
         self._fingerprint: Fingerprint | None = None
         self._namespace = NamespaceId(b"")
@@ -78,6 +77,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         self._gate: LoadGate | None = None
         self._wait_limit_s: Callable[[int], float] = lambda _num_tokens: float("inf")
         self._hits = HitQueue(lambda path: self._ready().touch(path))
+        self._tuner = self._start_tuner()
 
     def _open(self) -> Store | None:
         try:
@@ -94,7 +94,15 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         if self._store is None or mode == "off":
             return None
         fixed = self._settings.operator_set.split(",")
-        return TunerService(self._store, mode=mode, fixed=fixed)
+        return TunerService(
+            self._store, mode=mode, fixed=fixed, recompute_s_per_byte=self._recompute_s_per_byte
+        )
+
+    def _recompute_s_per_byte(self) -> float:
+        """Return the time that a byte of KV takes to compute; 0 before any was measured."""
+        if self._gate is None or self._pages is None:
+            return 0.0
+        return (self._gate.speeds().compute_s or 0.0) / self._pages.page_bytes
 
     # What SGLang tells us at start-up.
 
