@@ -392,8 +392,7 @@ class Store:
         Calls under way end as they began; no page is moved.
 
         Raises:
-            ConfigError: it differs in a setting that needs a restart; nothing was changed.
-            UnavailableError, ClosedError: nothing was changed.
+            ConfigError, UnavailableError, ClosedError: nothing was changed.
         """
         require_live(self.config, config)
         with self._gate.entered():
@@ -558,8 +557,8 @@ class Store:
 
     def _note_read(self, path: PagePath, locations: Sequence[Location]) -> None:
         end = path.start + len(locations)
-        self._catalog.touch(PagePath(path.namespace, path.hashes[:end]))
         part = PagePath(path.namespace, path.hashes[:end], path.start)
+        self._catalog.touch(part)
         self._counters.add(**self._merger.notice(part, locations, self.config.log))
         if self._trace is not None:
             self._trace.note(path.hashes[path.start : end], locations[0].length, is_write=False)
