@@ -1,11 +1,12 @@
-"""What the engine promises to reach, beside what the results say."""
+"""What was promised, the engine's part first, beside what the results say."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from benchmark.harness import Summary, short, summarize, table
 from benchmark.publish import engine, lookups, space
+from benchmark.publish.promise import Promise
 from benchmark.publish.reports import Report
+from benchmark.publish.serving_promises import serving_promises
 from benchmark.report import Measured, by_round
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -29,33 +30,6 @@ _RATIOS: tuple[tuple[str, Sequence[str], str, str, tuple[float | None, ...]], ..
 _UNVERIFIED = "store_unverified"
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """One figure that was promised, and what was seen of it."""
-
-    against: str
-    what: str
-    target: float
-    at_least: bool
-    """Whether the figure has to reach the target, or must not exceed it."""
-    seen: Summary | None
-    """None where it was not measured."""
-    unit: str = ""
-
-    @property
-    def key(self) -> str:
-        """What its cause is filed under."""
-        return f"{self.against} | {self.what}"
-
-    @property
-    def verdict(self) -> str:
-        """One of `met`, `MISSED` and `not run`, by the median."""
-        if self.seen is None:
-            return "not run"
-        good = self.seen.median >= self.target if self.at_least else self.seen.median <= self.target
-        return "met" if good else "MISSED"
-
-
 def promises(reports: Mapping[str, Report]) -> list[Promise]:
     """Return every promise in order; those whose file is missing have no figure."""
     cells = engine.cells_of(reports["engine"]) if "engine" in reports else []
@@ -65,6 +39,7 @@ def promises(reports: Mapping[str, Report]) -> list[Promise]:
         *_index(reports.get("index")),
         *_open(reports.get("open")),
         *_reclaim(reports.get("reclaim")),
+        *serving_promises(reports),
     ]
 
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.harness import summarize
-from benchmark.publish.promises import Promise, promise_table, promises
+from benchmark.publish.promise import Promise
+from benchmark.publish.promises import promise_table, promises
 
 speeds = st.floats(0.01, 100.0)
 

@@ -1,0 +1,71 @@
+"""What was promised of hit rates and of time to first token, beside what the results say."""
+
+from collections.abc import Iterator, Mapping
+
+from benchmark.bench_hitrate import OPTIMUM
+from benchmark.harness import Summary, round_ratios, summarize
+from benchmark.publish import hits
+from benchmark.publish.promise import Promise
+from benchmark.publish.reports import Report
+from benchmark.publish.ttft import samples_of
+from benchmark.ttft_report import (
+    COLD,
+    DISK_COLD,
+    DISK_HOT,
+    HOST_HIT,
+    Sample,
+    by_round,
+    load_by_round,
+)
+
+_SHARES = (0.05, 0.1, 0.2)
+_FILE_EVICTOR = "SGLang file evictor"
+_LOADS = ((DISK_COLD, 0.5), (DISK_HOT, 0.9))
+_LOAD_MODEL, _LOAD_TOKENS = "kv-heavy", 4096
+
+
+def serving_promises(reports: Mapping[str, Report]) -> Iterator[Promise]:
+    """Yield the promises about each trace and each prompt length that was measured."""
+    traces = [stem for stem in reports if stem.startswith("hitrate")]
+    for stem in traces:
+        yield from _hit_rates(stem, reports[stem])
+    if not traces:
+        yield Promise("offline optimum", "hit rate", 0.9, True, None, "x")
+    if "ttft" not in reports:
+        yield Promise("recompute", "TTFT of a disk hit", 3.0, True, None, "x")
+        return
+    samples = samples_of(reports["ttft"])
+    for model, length in sorted({(s.model, s.prompt_tokens) for s in samples}):
+        here = [s for s in samples if (s.model, s.prompt_tokens) == (model, length)]
+        yield from _times(f"{model}, {length} tokens", here)
+        if model == _LOAD_MODEL and length > _LOAD_TOKENS:
+            yield from _loads(f"{model}, {length} tokens", here)
+
+
+def _hit_rates(stem: str, report: Report) -> Iterator[Promise]:
+    ours = hits.rates(report, hits.OURS)
+    for against, least in ((OPTIMUM, 0.9), (_FILE_EVICTOR, 1.0)):
+        theirs = hits.rates(report, against)
+        for share in _SHARES:
+            seen: Summary | None = None
+            if share in ours and theirs.get(share):
+                seen = summarize([ours[share] / theirs[share]])
+            yield Promise(against, f"{stem}, {share:.0%} of the set", least, True, seen, "x")
+
+
+def _times(where: str, samples: list[Sample]) -> Iterator[Promise]:
+    recompute = by_round(samples, "recompute", COLD)
+    for phase in (DISK_COLD, DISK_HOT):
+        seen = round_ratios(recompute, by_round(samples, "lsm", phase))
+        yield Promise("recompute", f"times sooner, {where}, {phase}", 3.0, True, seen, "x")
+    hot, host = by_round(samples, "lsm", DISK_HOT), by_round(samples, "host", HOST_HIT)
+    # The promise is about pages that are under way while a request waits; asked alone none does.
+    what = f"TTFT, asked alone, {where}, {DISK_HOT}"
+    yield Promise("host hit", what, 1.15, False, round_ratios(hot, host), "x")
+
+
+def _loads(where: str, samples: list[Sample]) -> Iterator[Promise]:
+    for phase, most in _LOADS:
+        ours, theirs = (load_by_round(samples, row, phase) for row in ("lsm", "file"))
+        seen = round_ratios(ours, theirs)
+        yield Promise("file", f"load time, {where}, {phase}", most, False, seen, "x")

@@ -1,0 +1,53 @@
+"""Hit rates are held against the optimum at the promised sizes, and TTFT against recomputing."""
+
+from benchmark.bench_hitrate import OPTIMUM
+from benchmark.publish.serving_promises import serving_promises
+from benchmark.ttft_report import COLD, DEVICE, DISK_COLD
+
+
+def rates(policy: str, hits: int) -> dict:
+    return {"policy": policy, "share": 0.1, "hits": hits, "asked": 100}
+
+
+def sample(row: str, phase: str, ttft_s: float) -> dict:
+    return {
+        "row": row,
+        "phase": phase,
+        "prompt_tokens": 4097,
+        "ttft_s": ttft_s,
+        "device_tokens": 0,
+        "host_tokens": 0,
+        "disk_tokens": 0,
+        "output_ids": [],
+        "model": "kv-heavy",
+        "round_number": 1,
+    }
+
+
+def test_without_results_nothing_is_met() -> None:
+    assert {one.verdict for one in serving_promises({})} == {"not run"}
+
+
+def test_hit_rates_are_ratios_at_the_same_size() -> None:
+    rows = [rates("lsm reuse", 30), rates(OPTIMUM, 40), rates("SGLang file evictor", 20)]
+    found = {one.key: one for one in serving_promises({"hitrate-x": {"results": rows}})}
+    optimum = found[f"{OPTIMUM} | hitrate-x, 10% of the set"]
+    assert (round(optimum.seen.median, 3), optimum.verdict) == (0.75, "MISSED")
+    assert found["SGLang file evictor | hitrate-x, 10% of the set"].verdict == "met"
+    assert found[f"{OPTIMUM} | hitrate-x, 5% of the set"].verdict == "not run"
+
+
+def test_times_and_loads_compare_inside_a_round() -> None:
+    samples = [
+        sample("recompute", COLD, 8.0),
+        sample("lsm", DEVICE, 1.0),
+        sample("lsm", DISK_COLD, 2.0),
+        sample("file", DEVICE, 1.0),
+        sample("file", DISK_COLD, 2.5),
+    ]
+    found = {one.key: one for one in serving_promises({"ttft": {"samples": samples}})}
+    where = "kv-heavy, 4097 tokens"
+    sooner = found[f"recompute | times sooner, {where}, {DISK_COLD}"]
+    assert (sooner.seen.median, sooner.verdict) == (4.0, "met")
+    load = found[f"file | load time, {where}, {DISK_COLD}"]
+    assert (round(load.seen.median, 3), load.verdict) == (0.667, "MISSED")
