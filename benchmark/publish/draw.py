@@ -16,20 +16,18 @@ _DPI = 90
 
 
 @contextmanager
-def canvas(
-    path: Path, title: str, *, panels: int = 1, shared_legend: bool = True
-) -> Iterator[list[Axes]]:
+def canvas(path: Path, title: str, *, panels: int = 1) -> Iterator[list[Axes]]:
     """Yield axes side by side; draw them into `path` with one legend below."""
     figure, found = pyplot.subplots(1, panels, figsize=(max(7.0, 4.4 * panels), 4.2), squeeze=False)
     axes = list(found[0])
     yield axes
     figure.suptitle(title)
-    if shared_legend:
-        named = {
-            name: handle
-            for one in axes
-            for handle, name in zip(*one.get_legend_handles_labels(), strict=True)
-        }
+    named = {
+        name: handle
+        for one in axes
+        for handle, name in zip(*one.get_legend_handles_labels(), strict=True)
+    }
+    if named:
         figure.legend(
             named.values(), named.keys(), ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0.02),
             fontsize="small",
