@@ -24,6 +24,11 @@ CHOICES: Mapping[str, Sequence[Value]] = {
 """Values of each setting that may change while serving. None loses a page that is acknowledged:
 durability is not among them, it is the operator's promise."""
 
+ADVISED = frozenset({"admission"})
+"""Settings that are weighed and never acted on: a page that second-use refused is gone, taking the
+change back does not bring it back, and whether it will be asked for is seen hours later or never.
+"""
+
 Verdict = Literal["kept", "rolled back", "unclear"]
 
 

@@ -3,7 +3,9 @@
 A change needs the same wish in two windows of one workload. After it, one window is left to settle
 and two are measured; then it is kept or taken back. While the workload stays the same, no setting
 returns to a value that it had before, so that noise cannot make it swing; after a change that did
-not help, the setting rests, twice as long each time.
+not help, the setting rests, twice as long each time. What cannot be taken back (`policy.ADVISED`)
+is only advised, in the decision log. Once all of it has cost more than it earned (`Ledger`), the
+settings of the start come back.
 """
 
 import logging
@@ -14,7 +16,9 @@ from typing import Literal, Protocol
 
 from sglang_lsm.config import StoreConfig
 from sglang_lsm.controller.cost_model import Cost, predict, read_kinds
+from sglang_lsm.controller.ledger import Ledger
 from sglang_lsm.controller.policy import (
+    ADVISED,
     Change,
     PolicyConfig,
     Value,
@@ -22,6 +26,7 @@ from sglang_lsm.controller.policy import (
     choose,
     free_settings,
     judge,
+    value_of,
 )
 from sglang_lsm.controller.profile import DeviceProfile, Kind
 from sglang_lsm.controller.reuse import ReuseCurve
@@ -87,8 +92,18 @@ class _Phase:
     started_s: float
     used: dict[str, set[Value]] = field(default_factory=dict)
     """Values that each setting has had."""
-    wish: tuple[str, Value] | None = None
-    num_wishes: int = 0
+    wishes: dict[bool, tuple[str, Value, int]] = field(default_factory=dict)
+    """By whether it is advice only: setting, value, and for how many windows in a row."""
+
+    def wants(self, change: Change | None, *, is_advice: bool) -> bool:
+        """Take the wish of one more window; return whether it was wished often enough."""
+        if change is None:
+            self.wishes.pop(is_advice, None)
+            return False
+        setting, value, num = self.wishes.get(is_advice, ("", 0, 0))
+        num = num + 1 if (setting, value) == (change.setting, change.new) else 1
+        self.wishes[is_advice] = (change.setting, change.new, num)
+        return num >= _NUM_WISHES
 
 
 class Tuner:
@@ -112,6 +127,7 @@ class Tuner:
         """
         self._store, self.profile, self._senses = store, profile, senses
         self._mode, self._policy = mode, policy
+        self._opened, self._ledger = store.config, Ledger()
         self._free = free_settings(store.config, fixed)
         self._trace, self._reuse = AccessTrace(), ReuseCurve()
         self._before = (senses.clock(), store.stats())
@@ -136,6 +152,8 @@ class Tuner:
         self._reuse.enter(self._trace.drain())
         window = self._window(before, stats, now_s - before_s)
         self._before = (now_s, stats)
+        if not self._may_go_on(window):
+            return
         if self._trial is not None:
             self._check(self._trial, now_s, stats)
         else:
@@ -154,6 +172,28 @@ class Tuner:
         )
         return window_between(before, after, seconds, around)
 
+    def _may_go_on(self, window: Window) -> bool:
+        """Enter what the window cost; go back to the settings of the start if it was too much."""
+        config, opened = self._store.config, self._opened
+        now = predict(config, config, window, self.profile)
+        then = predict(opened, config, window, self.profile)
+        self._ledger.enter(
+            spent_s=now.total_s * window.seconds, would_s=then.total_s * window.seconds
+        )
+        if self._ledger.may_stake:
+            return True
+        if config != opened:
+            self._store.tune(opened)
+            self._trial = None
+            for name in self._free:
+                old, new = value_of(config, name), value_of(opened, name)
+                if old != new:
+                    change = Change(
+                        setting=name, old=old, new=new, config=opened, cost_now=now, cost_then=then
+                    )
+                    self._note("taken back", change, window)
+        return False
+
     def _decide(self, window: Window, now_s: float) -> None:
         phase = self._phase_of(window, now_s)
         config = self._store.config
@@ -162,17 +202,21 @@ class Tuner:
         bias = window.wait_s / cost.wait_s if cost.wait_s > 0 and window.wait_s > 0 else 1.0
         # What live transfers took goes into the profile, so that the model stays near the truth.
         self.profile = self.profile.refreshed(_observed(config, window, self.profile))
-        change = choose(
-            config, window, self.profile, self._allowed(phase),
-            age_s=now_s - phase.started_s, policy=self._policy,
-        )  # fmt: skip
-        wish = (change.setting, change.new) if change else None
-        phase.num_wishes = phase.num_wishes + 1 if wish == phase.wish else 1
-        phase.wish = wish
-        if change is None or phase.num_wishes < _NUM_WISHES:
-            return
-        self._act(change, window, bias)
-        phase.used.setdefault(change.setting, set()).update((change.old, change.new))
+        for is_advice in (False, True):
+            free = {name: values for name, values in self._allowed(phase).items()
+                    if (name in ADVISED) == is_advice}  # fmt: skip
+            change = choose(
+                config, window, self.profile, free,
+                age_s=now_s - phase.started_s, policy=self._policy,
+            )  # fmt: skip
+            is_due = phase.wants(change, is_advice=is_advice)
+            if change is None or not is_due:
+                continue
+            if is_advice:
+                self._note("advised", change, window)
+            else:
+                self._act(change, window, bias)
+            phase.used.setdefault(change.setting, set()).update((change.old, change.new))
 
     def _act(self, change: Change, window: Window, bias: float) -> None:
         if self._mode == "observe":
