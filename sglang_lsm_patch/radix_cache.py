@@ -15,6 +15,7 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang_lsm_patch.arguments import page_hashes
 from sglang_lsm_patch.eviction import EvictionPath
 from sglang_lsm_patch.eviction_figures import Meter
+from sglang_lsm_patch.ranks import let_this_rank_write
 from sglang_lsm_patch.recency import RequestsSeen
 from sglang_lsm_patch.shutdown import before_sigterm
 from sglang_lsm_patch.storage import LsmStorage
@@ -126,6 +127,8 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
 
     def _start_eviction(self) -> None:
         backend = self._lsm_storage()
+        if backend is not None:
+            let_this_rank_write(self.cache_controller)
         target = None
         if backend is not None and self._writes_on_eviction():
             allocator = self.token_to_kv_pool_allocator

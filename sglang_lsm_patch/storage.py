@@ -138,12 +138,11 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
             self._namespace.hex(), pages.page_bytes, fingerprint.page_size,
             self._settings.write_policy, fingerprint.to_json(),
         )  # fmt: skip
-        is_one_writer = self._config.is_mla_model and self._config.tp_size > 1
-        if is_one_writer and self._settings.write_policy != "evict":
-            logger.warning(
-                "kv storage stays cold: SGLang writes replicated KV on one rank only, and each "
-                "rank reads its own store. tp_size=%d", self._config.tp_size
-            )  # fmt: skip
+        if self._config.is_mla_model and self._config.tp_size > 1:
+            logger.info(
+                "KV is the same on all ranks, and each keeps a copy. tp_size=%d",
+                self._config.tp_size,
+            )
 
     def _register(self, fingerprint: Fingerprint) -> bool:
         self._ready().register(fingerprint)

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sglang_pools import fill, host_pool_of, mha_pool, slots
+from sglang_pools import fill, host_pool_of, make_storage_config, mha_pool, slots
 from support.page_maker import joined
 
 from sglang_lsm_patch.host_pages import host_pages
@@ -192,7 +192,9 @@ def cache_with_tier(request, make_cache, settings, make_storage):
     """A cache of each write policy on a real storage backend, and what hits it reports."""
     cache = make_cache()
     storage = make_storage(mha_pool(), of=dataclasses.replace(settings, write_policy=request.param))
-    cache.cache_controller = SimpleNamespace(storage_backend=storage)
+    cache.cache_controller = SimpleNamespace(
+        storage_backend=storage, storage_config=make_storage_config(settings)
+    )
     cache._start_eviction()
     yield cache, HitLog(storage)
     cache._stop_eviction()
@@ -241,7 +243,11 @@ def test_what_leaves_the_device_without_a_host_copy_is_written(make_cache, setti
     device = cache.token_to_kv_pool_allocator.get_kvcache()
     host = host_pool_of(device)
     storage = make_storage(host, of=dataclasses.replace(settings, write_policy="evict"))
-    cache.cache_controller = SimpleNamespace(storage_backend=storage, write_policy="write_through")
+    cache.cache_controller = SimpleNamespace(
+        storage_backend=storage,
+        storage_config=make_storage_config(settings),
+        write_policy="write_through",
+    )
     cache._start_eviction()
     fill(device.k_buffer[0], seed=2)
     fill(device.v_buffer[0], seed=3)
