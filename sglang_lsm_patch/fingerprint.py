@@ -47,6 +47,9 @@ def rank_directory(settings: TierSettings, storage_config: Any, replica: int) ->
     name = f"tp{storage_config.tp_rank}-pp{storage_config.pp_rank}"
     if storage_config.attn_cp_size > 1:
         name += f"-cp{storage_config.attn_cp_rank}"
+    if storage_config.dp_rank:
+        # Groups of data-parallel attention count their ranks from 0 each.
+        name += f"-attn{storage_config.dp_rank}"
     if replica:
         name += f"-dp{replica}"
     return Path(settings.path) / name

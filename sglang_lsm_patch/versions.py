@@ -55,6 +55,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._reset_full": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.release_host_resources": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.shutdown": ("self",),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.attach_storage_backend": (
+        "self", "storage_backend", "storage_backend_extra_config_json", "served_model_name",
+        "hicache_storage_prefetch_policy", "hicache_write_policy",
+    ),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.detach_storage_backend": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.clear_storage_backend": ("self",),
     "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
@@ -92,6 +96,23 @@ METHODS: dict[str, tuple[str, ...]] = {
     "srt/mem_cache/hicache_storage.py:HiCacheStorage.batch_set_v2": (
         "self", "transfers", "extra_info",
     ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.exists": ("self", "key"),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.get": (
+        "self", "key", "target_location", "target_sizes",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.batch_get": (
+        "self", "keys", "target_locations", "target_sizes",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.set": (
+        "self", "key", "value", "target_location", "target_sizes",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.batch_set": (
+        "self", "keys", "values", "target_locations", "target_sizes",
+    ),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.clear": ("self",),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorage.get_stats": ("self",),
+    "srt/mem_cache/hicache_storage.py:HiCacheStorageConfig.is_storage_writer": ("self",),
+    "srt/managers/cache_controller.py:HiCacheController.backup_skip": ("self",),
     "srt/mem_cache/pool_host/mha.py:MHATokenToKVPoolHost.get_page_buffer_meta": (
         "self", "indices",
     ),

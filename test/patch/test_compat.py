@@ -1,5 +1,7 @@
 """The start-up check sees a SGLang that differs from the one the hooks were written for."""
 
+from pathlib import Path
+
 import pytest
 from sglang_lsm.errors import ConfigError
 
@@ -39,6 +41,36 @@ def test_signatures_are_read_as_python_sees_them():
         assert recorded == tuple(inspect.signature(getattr(HiCacheStorage, name)).parameters)
     fields = FIELDS["srt/mem_cache/hicache_storage.py:HiCacheStorageConfig"]
     assert fields == tuple(HiCacheStorageConfig.__dataclass_fields__)
+
+
+def test_every_method_that_we_override_is_recorded():
+    """Else an upgrade could change what a hook stands on, and the start-up check would pass."""
+    import inspect
+
+    from sglang.srt.mem_cache.hicache_storage import HiCacheStorage
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    from sglang_lsm_patch.radix_cache import LsmRadixCache
+    from sglang_lsm_patch.storage import LsmStorage
+
+    pairs = (
+        (LsmRadixCache, UnifiedRadixCache, "srt/mem_cache/unified_radix_cache.py"),
+        (LsmStorage, HiCacheStorage, "srt/mem_cache/hicache_storage.py"),
+    )
+    overridden = {
+        f"{file}:{upstream.__name__}.{name}"
+        for ours, upstream, file in pairs
+        for name in vars(ours)
+        if inspect.isfunction(getattr(upstream, name, None)) and not name.startswith("__")
+    }
+    assert len(overridden) > 20
+    assert overridden - set(METHODS) == set()
+
+
+def test_the_readme_names_every_recorded_symbol():
+    text = (Path(compat.__file__).parent / "README.md").read_text(encoding="utf-8")
+    names = [place.partition(":")[2].split(".")[-1] for place in (*METHODS, *FIELDS)]
+    assert [name for name in names if f"{name}`" not in text] == []
 
 
 def test_what_is_recorded_rightly_passes(root):

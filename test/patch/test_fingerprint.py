@@ -31,16 +31,18 @@ def test_a_format_tag_and_other_layers_make_another_namespace(settings):
 
 
 def test_every_rank_and_replica_has_its_own_directory(settings):
-    ranks = itertools.product(range(2), range(2), range(2), range(2))
+    ranks = itertools.product(range(2), repeat=5)
     places = {
         rank_directory(
             settings,
-            make_storage_config(settings, tp_rank=tp, pp_rank=pp, attn_cp_rank=cp, attn_cp_size=2),
+            make_storage_config(
+                settings, tp_rank=tp, pp_rank=pp, attn_cp_rank=cp, attn_cp_size=2, dp_rank=attention
+            ),
             dp,
         )
-        for tp, pp, cp, dp in ranks
+        for tp, pp, cp, attention, dp in ranks
     }
-    assert len(places) == 16
+    assert len(places) == 32
     assert all(str(place.parent) == settings.path for place in places)
 
 
@@ -49,6 +51,6 @@ def test_the_preflight_check_finds_every_rank_directory(settings):
 
     from sglang_lsm_patch.preflight import RANK_DIRS
 
-    config = make_storage_config(settings, tp_rank=3, attn_cp_rank=1, attn_cp_size=2)
+    config = make_storage_config(settings, tp_rank=3, attn_cp_rank=1, attn_cp_size=2, dp_rank=1)
     for replica in (0, 2):
         assert fnmatch(rank_directory(settings, config, replica).name, RANK_DIRS)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import threading
+from array import array
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,24 @@ def test_what_differs_in_anything_but_tokens_never_hits(make_storage, settings, 
     )
 
     assert second.batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
+
+
+def test_requests_of_another_adapter_or_salt_never_hit(make_storage):
+    """SGLang puts both into the page hashes; the ones stored here are its own."""
+    from sglang.srt.mem_cache.radix_cache import RadixKey
+    from sglang.srt.mem_cache.utils import get_storage_hash_str
+
+    storage = make_storage(mha_pool())
+    tokens = array("q", range(3 * PAGE_SIZE))
+    names = ((None, None), ("lora", None), (None, "lora"), ("lora", "a"), ("lor", "aa"), ("", None))
+    paths = [
+        get_storage_hash_str(RadixKey(tokens, extra_key=adapter, cache_salt=salt), None, PAGE_SIZE)
+        for adapter, salt in names
+    ]
+    for num_stored, path in enumerate(paths):
+        found = [storage.batch_exists(each, info([])) for each in paths]
+        assert found == [3] * num_stored + [0] * (len(paths) - num_stored)
+        assert all(storage.batch_set_v1(path, slots(range(3)), info([])))
 
 
 def test_other_weights_under_the_same_path_never_hit(make_storage, settings):

@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 SLOW_READ_S = 0.3
 
@@ -19,10 +20,9 @@ _preadv = os.preadv
 
 
 def _faulty(fd: int, buffers: Sequence[memoryview], offset: int, flags: int = 0) -> int:
-    with open(os.environ["FAULTS_FILE"], encoding="utf-8") as file:
-        text = file.read()
+    text = Path(os.environ["FAULTS_FILE"]).read_text(encoding="utf-8")
     fault = json.loads(text) if text else None
-    if fault and fault["below"] in os.readlink(f"/proc/self/fd/{fd}"):
+    if fault and fault["below"] in str(Path(f"/proc/self/fd/{fd}").readlink()):
         if fault["kind"] == "fail":
             raise OSError(errno.EIO, "injected")
         time.sleep(SLOW_READ_S)
