@@ -212,6 +212,9 @@ def _plan(options: argparse.Namespace, *, with_limit: bool) -> Plan:
         plan = quick_plan()
     else:
         plan = full_plan(options.memory_limit_mib * MIB if with_limit else 0)
+    if options.batches:
+        kept = tuple(cell for cell in plan.cells if cell.batch_pages in options.batches)
+        plan = dataclasses.replace(plan, cells=kept)
     if options.rounds:
         plan = dataclasses.replace(plan, num_rounds=options.rounds)
     if options.minutes:
@@ -228,6 +231,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plots", type=Path, help="write PNGs into this directory")
     parser.add_argument("--rounds", type=int, help="rounds instead of the plan's")
     parser.add_argument("--minutes", type=float, help="stop after this many instead of the plan's")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", metavar="PAGES", help="only these batch sizes of the plan"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--memory-limit-mib", type=int, default=512)
     parser.add_argument(
