@@ -24,6 +24,7 @@ def test_finds_what_was_added_and_nothing_else(added, asked, capacity):
     keys = as_keys(added | asked)
     found = index.find(keys, column).tolist()
     assert found == [expected.get(key, EMPTY) for key in keys.tolist()]
+    assert [index.find_one(key, column) for key in keys.tolist()] == found
 
 
 @given(KEYS, st.data())

@@ -214,7 +214,7 @@ class PageTable:
         for _ in range(_GUESSED_RUNS):
             if len(keys) < _WORTH_GUESSING:
                 break
-            first = int(self._index.find(keys[:1], self.key)[0])
+            first = self._index.find_one(int(keys[0]), self.key)
             if first == EMPTY:
                 return np.concatenate(found)
             same = self.key[first : first + len(keys)] == keys[: len(self.key) - first]

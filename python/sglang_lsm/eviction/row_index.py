@@ -20,7 +20,9 @@ MAX_LOAD = 0.875
 EMPTY = -1
 _LEAST_CHUNK = 128
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
+_MIX_INTS = tuple(map(int, _MIX))
 _HIGH_BITS = np.uint64(32)
+_ALL_BITS = (1 << 64) - 1
 
 
 class RowIndex:
@@ -56,6 +58,15 @@ class RowIndex:
                 for i in missing[rows[missing] == EMPTY]:
                     rows[i] = self._spill.get(int(keys[i]), EMPTY)
         return rows
+
+    def find_one(self, key: int, column: Keys) -> int:
+        """Return the row of one key, or `EMPTY`: what `find` does, without arrays of one."""
+        for mix in _MIX_INTS:
+            bucket = (key * mix & _ALL_BITS) >> 32
+            for row in self._slots[bucket * len(self._slots) >> 32].tolist():
+                if row != EMPTY and int(column[row]) == key:
+                    return int(row)
+        return self._spill.get(key, EMPTY)
 
     def add(self, rows: Rows, column: Keys) -> None:
         """Enter rows whose keys, in `column`, are not in it."""
