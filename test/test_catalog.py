@@ -110,12 +110,14 @@ class CatalogMachine(RuleBasedStateMachine):
     def restore(self):
         content = self.bench.catalog.checkpoint()
         self.bench.start_anew()
-        self.bench.catalog.restore(content)
+        self.bench.begin_loading()
+        assert not self.bench.load(content)
 
     @precondition(lambda self: not self.is_loading)
-    @rule()
-    def begin_loading(self):
-        """The scan sees this moment; every rule until `load` goes on beside it."""
+    @rule(keeps_table=st.booleans())
+    def begin_loading(self, keeps_table):
+        """The scan, or the kept table, sees this moment; every rule until `load` goes on beside."""
+        self.kept = self.bench.catalog.checkpoint() if keeps_table else None
         self.bench.start_anew()
         self.bench.begin_loading()
         self.is_loading, self.seen = True, set(self.bench.stored)
@@ -124,7 +126,7 @@ class CatalogMachine(RuleBasedStateMachine):
     @rule()
     def load(self):
         self.is_loading = False
-        for page in self.bench.load():
+        for page in self.bench.load(self.kept):
             assert any(cut not in self.seen for cut in cuts_before(page)), "dropped without cause"
 
     @invariant()
@@ -272,7 +274,8 @@ def test_a_checkpoint_of_a_store_that_lost_a_segment(bench):
     content = bench.catalog.checkpoint()
     bench.log.drop(1)
     bench.start_anew()
-    bench.catalog.restore(content)
+    bench.begin_loading()
+    bench.catalog.load(should_stop=lambda: False, kept=content)
     bench.lose(FIRST)
     check(bench)
 

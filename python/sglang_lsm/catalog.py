@@ -18,10 +18,17 @@ import numpy as np
 
 from sglang_lsm import format, keycodec
 from sglang_lsm.catalog_loader import load_table
-from sglang_lsm.errors import ClosedError, StoreError, UnavailableError
+from sglang_lsm.errors import (
+    ClosedError,
+    CorruptionError,
+    FormatVersionError,
+    StoreError,
+    UnavailableError,
+)
 from sglang_lsm.eviction import checkpoint
 from sglang_lsm.eviction.hold_marks import NO_MARKS, HoldMarks
 from sglang_lsm.eviction.page_paths import index_keys
+from sglang_lsm.eviction.page_table import PageTable
 from sglang_lsm.eviction.row_index import EMPTY
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.pages import NAMESPACE_BYTES, Location, NamespaceId, PagePath
@@ -231,11 +238,16 @@ class Catalog:
         """Whether the table knows of every stored page, so that single pages can be evicted."""
         return self._is_complete
 
-    def load(self, *, should_stop: Callable[[], bool]) -> int:
-        """Fill the table by a scan of the index; calls from other threads go on meanwhile.
+    def load(self, *, should_stop: Callable[[], bool], kept: bytes | None = None) -> int:
+        """Fill the table from what the last close kept, or else by a scan of the index.
+
+        Calls from other threads go on meanwhile; what they change is done again at the end.
 
         Pages behind the end of a group that is not stored are dropped: the index spells a path in
         groups, so what lies before them is not known, nor what they are worth.
+
+        Args:
+            kept: what `checkpoint` returned at the last close, if the index is still that one.
 
         Returns:
             How many pages were dropped.
@@ -244,14 +256,20 @@ class Catalog:
             UnavailableError, CorruptionError: the index failed; the table stays as it was.
             ClosedError: `should_stop` said so.
         """
+        groups: set[tuple[bytes, bytes]] = set()
+        restored = _restored(kept)
         try:
-            table, groups = load_table(self._entries_until(should_stop))
+            if restored is not None:
+                table, now = restored
+            else:
+                table, groups = load_table(self._entries_until(should_stop))
+                now = 0
         except StoreError:
             with self._lock:
                 self._is_given_up, self._waiting = True, []
             raise
         with self._lock:
-            self._rows.reset(table, now=0)
+            self._rows.reset(table, now)
             unknown = [prefix for prefix, anchor in groups if self._is_unknown(prefix, anchor)]
             self._adopt_rows()
             for change in self._waiting:
@@ -259,18 +277,6 @@ class Catalog:
             self._is_complete, self._waiting = True, []
             self._rows.mark_all()
         return sum(map(self._forget_unknown, unknown))
-
-    def restore(self, content: bytes) -> None:
-        """Fill the table from what `checkpoint` returned at the last close.
-
-        Raises:
-            CorruptionError, FormatVersionError: it is no such thing; the table stays as it was.
-        """
-        table, now = checkpoint.from_bytes(content, 0)
-        with self._lock:
-            self._rows.reset(table, now)
-            self._adopt_rows()
-            self._rows.mark_all()
 
     def live_bytes(self) -> dict[int, int]:
         """Return the bytes on disk of the stored pages of each segment; one pass over all rows."""
@@ -436,3 +442,13 @@ class Catalog:
         except UnavailableError as error:
             # The entries are gone; the bytes stay counted, so that the quota holds all the same.
             logger.warning("cannot give dead pages back. reason=%s", error)
+
+
+def _restored(kept: bytes | None) -> tuple[PageTable, int] | None:
+    if kept is None:
+        return None
+    try:
+        return checkpoint.from_bytes(kept, 0)
+    except (CorruptionError, FormatVersionError) as error:
+        logger.warning("the page table is scanned anew. reason=%s", error)
+        return None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from sglang_lsm import format, keycodec
-from sglang_lsm.pages import PagePath
+from sglang_lsm.pages import PageBuffer, PagePath
 
 
 class Segments(Protocol):
@@ -43,3 +43,9 @@ def missing_pages(segments: Segments, path: PagePath, values: Sequence[bytes | N
                 continue
         missing.append(i)
     return missing
+
+
+def check_counts(path: PagePath, buffers: Sequence[PageBuffer]) -> None:
+    """Raise ValueError unless there is one buffer for each page of the call."""
+    if len(buffers) != path.num_pages:
+        raise ValueError(f"one buffer a page. pages={path.num_pages} buffers={len(buffers)}")

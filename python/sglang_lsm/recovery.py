@@ -4,9 +4,8 @@ import logging
 from pathlib import Path
 
 from sglang_lsm import format
-from sglang_lsm.catalog import Catalog
 from sglang_lsm.directory import META_COMPLETE, TABLE_NAME
-from sglang_lsm.errors import CorruptionError, UnavailableError
+from sglang_lsm.errors import UnavailableError
 from sglang_lsm.fs import FileSystem
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.tensorlog.log import TensorLog
@@ -16,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 def take_table(fs: FileSystem, directory: Path) -> bytes | None:
     """Return the page table of the last clean close, once: a second start gets None.
+
+    It fits the index of that moment; one that was made anew since needs a scan.
 
     Raises:
         UnavailableError: an I/O error.
@@ -27,26 +28,6 @@ def take_table(fs: FileSystem, directory: Path) -> bytes | None:
         fs.unlink(place)
         fs.sync_dir(directory)
     return content
-
-
-def restore_table(fs: FileSystem, directory: Path, catalog: Catalog, *, is_rebuilt: bool) -> bool:
-    """Take the page table of the last clean close, if it was left and still tells the truth.
-
-    Args:
-        is_rebuilt: the index was made anew since, so the table does not fit it.
-
-    Raises:
-        UnavailableError: an I/O error.
-    """
-    content = take_table(fs, directory)
-    if content is None or is_rebuilt:
-        return False
-    try:
-        catalog.restore(content)
-    except CorruptionError as error:
-        logger.warning("the page table is scanned anew. reason=%s", error)
-        return False
-    return True
 
 
 def keep_table(fs: FileSystem, directory: Path, content: bytes | None) -> None:

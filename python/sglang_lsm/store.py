@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -48,7 +49,7 @@ from sglang_lsm.holds import Hold, Holds, digests_of
 from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
-from sglang_lsm.lookup import missing_pages, num_current
+from sglang_lsm.lookup import check_counts, missing_pages, num_current
 from sglang_lsm.merge import Merger
 from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.observability.counters import Counters, StoreStats
@@ -61,7 +62,7 @@ from sglang_lsm.pages import (
     StoredPage,
 )
 from sglang_lsm.periodic import Periodic
-from sglang_lsm.recovery import keep_table, rebuild_index, restore_table
+from sglang_lsm.recovery import keep_table, rebuild_index, take_table
 from sglang_lsm.room import Room
 from sglang_lsm.segment_merge import SegmentMerger
 from sglang_lsm.tensorlog.log import TensorLog
@@ -221,7 +222,7 @@ class Store:
             UnavailableError: no room or an I/O error; pages of the call may be missing.
             ClosedError.
         """
-        _check_counts(path, pages)
+        check_counts(path, pages)
         keys = list(keycodec.encode(path))
         try:
             with self._gate.entered():
@@ -261,7 +262,7 @@ class Store:
             UnavailableError: the index failed. (A page that cannot be read is a miss.)
             ClosedError.
         """
-        _check_counts(path, out)
+        check_counts(path, out)
         keys = list(keycodec.encode(path))
         with self._gate.entered():
             values = self._index.walk(keys)[: self._holds.num_unexpired(path)]
@@ -436,19 +437,21 @@ class Store:
                 keep_table(self._fs, self.directory, self._catalog.checkpoint())
 
     def _fill_catalog(self, *, is_rebuilt: bool, is_behind: bool) -> None:
-        """Take the page table of the last close, or begin to scan the index for it."""
-        if restore_table(self._fs, self.directory, self._catalog, is_rebuilt=is_rebuilt):
-            return
+        """Begin to take the page table of the last close, or to scan the index for it."""
+        kept = take_table(self._fs, self.directory)
+        load = partial(self._load_catalog, None if is_rebuilt else kept)
         self._catalog.begin_loading()
         if is_behind:
-            threading.Thread(target=self._load_catalog, name="kv-storage-load", daemon=True).start()
+            threading.Thread(target=load, name="kv-storage-load", daemon=True).start()
         else:
-            self._load_catalog()
+            load()
 
-    def _load_catalog(self) -> None:
+    def _load_catalog(self, kept: bytes | None) -> None:
         try:
             with self._gate.entered():
-                num_dropped = self._catalog.load(should_stop=lambda: self._gate.is_closing)
+                num_dropped = self._catalog.load(
+                    should_stop=lambda: self._gate.is_closing, kept=kept
+                )
                 self._counters.add(pages_evicted=num_dropped)
         except ClosedError:
             return
@@ -562,8 +565,3 @@ class Store:
         self._counters.add(**self._merger.notice(part, locations, self.config.log))
         if self._trace is not None:
             self._trace.note(path.hashes[path.start : end], locations[0].length, is_write=False)
-
-
-def _check_counts(path: PagePath, buffers: Sequence[PageBuffer]) -> None:
-    if len(buffers) != path.num_pages:
-        raise ValueError(f"one buffer a page. pages={path.num_pages} buffers={len(buffers)}")

@@ -209,9 +209,9 @@ class CatalogBench:
             if self.log._tail is not None:
                 self.log._seal_tail()
 
-    def load(self) -> set[Page]:
-        """Finish loading; return which pages were dropped."""
-        num_dropped = self.catalog.load(should_stop=lambda: False)
+    def load(self, kept: bytes | None = None) -> set[Page]:
+        """Finish loading, from a kept table or by a scan; return which pages were dropped."""
+        num_dropped = self.catalog.load(should_stop=lambda: False, kept=kept)
         left = self.index_disk.current.pages
         dropped = {page for page in self.stored if key_of(page) not in left}
         assert num_dropped == len(dropped)
