@@ -48,6 +48,8 @@ STEPS = (
     Step("hitrate", needs_trace=True),
     Step("writes", needs_trace=True),
     Step("controller"),
+    Step("model"),
+    Step("knobs"),
     Step("paper"),
     Step("ttft"),
     Step("load"),

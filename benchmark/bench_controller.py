@@ -143,7 +143,7 @@ def main() -> int:
     if options.quick and not options.workloads:
         chosen = [w for w in chosen if w.name in ("hit rates", "scan burst")]
     results, failed = [], False
-    with tempfile.TemporaryDirectory(dir=options.dir) as name, _limit(options.limit) as group:
+    with tempfile.TemporaryDirectory(dir=options.dir) as name, limited(options.limit) as group:
         directory = Path(name)
         profile = measure_profile(LocalFileSystem(), directory)
         setting = Setting(profile, options.recompute * 1e9, group, options.seed)
@@ -188,7 +188,8 @@ def _document(
 
 
 @contextmanager
-def _limit(mib: int) -> Iterator[Path | None]:
+def limited(mib: int) -> Iterator[Path | None]:
+    """Yield a memory cgroup of so many MiB to run in; None where none can be made."""
     try:
         limit = MemoryLimit(mib << 20)
     except MemoryLimitUnavailableError as error:

@@ -19,7 +19,9 @@ from benchmark.publish import (
     agent,
     engine,
     hits,
+    knobs,
     lookups,
+    model,
     other,
     outside,
     paper,
@@ -61,6 +63,8 @@ SECTIONS: tuple[Section, ...] = (
     agent.SECTION,
     paper.SECTION,
     outside.SECTION,
+    model.SECTION,
+    knobs.SECTION,
 )
 
 _HEAD = """# Results

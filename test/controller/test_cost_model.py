@@ -107,3 +107,17 @@ def test_syncing_now_and_then_costs_a_sync_now_and_then():
     window = writes()
     more = predict(config, config, window, PROFILE).background_s - cost(window).background_s
     assert more == pytest.approx(PROFILE.sync_s / 4.0)
+
+
+def test_a_call_reads_one_block_a_run_of_the_index_at_most():
+    window = writes(pages_probed=8192.0, num_pages=1e8)
+    bare = replace(BASE, index=replace(BASE.index, bloom_bits_per_key=0))
+    read_s = predict(bare, bare, window, PROFILE).background_s - cost(window).background_s
+    block_s = PROFILE.speed("read_cold", 16 << 10, 1).s_per_byte * (16 << 10)
+    assert 0 < read_s < window.puts * 8 * block_s
+
+
+def test_offers_that_are_refused_still_cost_their_calls():
+    refused = Window(seconds=1.0, puts=100.0, bytes_refused=1.0 * GIB)
+    second = replace(BASE, admission="second")
+    assert predict(second, second, refused, PROFILE).cpu_s > 0

@@ -14,7 +14,8 @@ way), seconds a byte from `profile`:
     index   level 1 is rewritten each time level0_trigger memtables have come; below it are
             log_T(index / level 1) levels, in each an entry is rewritten T / 2 times (leveled;
             Dayan & Idreos, Dostoevsky, SIGMOD 2018); a lookup that finds nothing reads a block
-            with probability runs * 0.6185**bits (Dayan et al., Monkey, SIGMOD 2017);
+            with probability runs * 0.6185**bits (Dayan et al., Monkey, SIGMOD 2017), a call one a
+            run at most;
             runs = levels + level0_trigger / 2, one a level (as MooseLSM counts them)
 
 CPU constants are this project's own measurements on one core of 2.5 GHz; they are small beside
@@ -186,7 +187,7 @@ def _extents(window: Window, scattered: float) -> float:
 
 def _writes(config: StoreConfig, window: Window, profile: DeviceProfile, rate: float) -> _Flow:
     if rate <= 0:
-        return _Flow(0.0, 0.0, 0.0)
+        return _Flow(0.0, 0.0, window.puts * _PUT_CPU_S)
     puts = max(window.puts, 1e-9)
     num_bytes = max(window.bytes_put, rate) / puts
     flush = profile.speed("write_direct", _LARGE, 1)
@@ -234,12 +235,14 @@ def _index(config: IndexConfig, window: Window, profile: DeviceProfile, traffic:
     runs = levels + config.level0_trigger / 2
     wasted = min(1.0, runs * 0.6185**config.bloom_bits_per_key)
     misses = max(0.0, window.pages_probed - window.pages_hit)
+    # Keys of one path lie side by side, so a call finds them in one block a run.
+    blocks = min(misses * wasted, runs * (window.gets + window.puts))
     block_s = profile.speed("read_cold", _BLOCK_BYTES, 1).s_per_byte * _BLOCK_BYTES
     disk_s = flushed + rewritten
     background_s = disk_s * profile.speed("write_direct", _LARGE, 1).s_per_byte
     # Blocks of an index that fits its cache are not read again.
     uncached = max(0.0, 1.0 - config.block_cache_bytes / index_bytes)
-    background_s += misses * wasted * block_s * uncached
+    background_s += blocks * block_s * uncached
     cpu_s = entries * _PUT_ENTRY_CPU_S + rewritten * _REWRITE_CPU_S_PER_BYTE
     cpu_s += (window.pages_probed + entries) * (_LOOKUP_CPU_S + runs * _RUN_CPU_S)
     return _Flow(0.0, background_s, cpu_s)

@@ -1,0 +1,104 @@
+"""How far the cost model is from what was measured, and whether it ranks settings right. Pure.
+
+Prompts that nobody stored are computed under any setting, and the model predicts what a setting
+adds to that. So the time to compute what even the default arm missed is taken from what was
+measured. The default arm admits first offers.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmark.harness import percentile
+
+Rows = Mapping[object, Sequence[Mapping[str, object]]]
+"""Phases of one arm, by round, as `shifting.as_rows` makes them."""
+_CLEAR = 0.1
+"""Costs that differ by less have no order worth getting right."""
+_LEAST_S = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One phase of one arm."""
+
+    workload: str
+    phase: str
+    """With its place in the workload: names repeat."""
+    round_number: int
+    arm: str
+    measured_s: float
+    own_s: float
+    """Predicted from what the arm itself saw: the model alone."""
+    default_s: float
+    """Predicted from what the default arm saw: what the controller has before it changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Of several pairs."""
+
+    median: float
+    p90: float
+    num: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Of two arms in one phase whose measured costs differ by more than a tenth."""
+
+    num_right: int
+    num: int
+
+
+def pairs_of(workload: str, arms: Mapping[str, Rows], default: str) -> Iterator[Pair]:
+    """Yield a pair for each phase, round and static arm of one workload.
+
+    Args:
+        arms: by name; those without predictions, which have a controller, are left out.
+        default: the arm of the default configuration.
+    """
+    for arm, rounds in arms.items():
+        for number, phases in rounds.items():
+            base = arms[default].get(number, ())
+            for place, (phase, plain) in enumerate(zip(phases, base, strict=False)):
+                if arm not in phase["predicted"]:
+                    continue
+                measured_s = phase["total_s"] - plain["recompute_s"]
+                if measured_s < _LEAST_S:
+                    continue
+                yield Pair(
+                    workload=workload,
+                    phase=f"{place + 1} {phase['name']}",
+                    round_number=int(number),
+                    arm=arm,
+                    measured_s=measured_s,
+                    own_s=phase["predicted"][arm],
+                    default_s=plain["predicted"][arm],
+                )
+
+
+def errors(pairs: Iterable[Pair], *, from_default: bool = False) -> Errors | None:
+    """Return the relative errors of the predictions; None without pairs."""
+    found = [
+        abs((one.default_s if from_default else one.own_s) / one.measured_s - 1.0) for one in pairs
+    ]
+    if not found:
+        return None
+    return Errors(percentile(found, 0.5), percentile(found, 0.9), len(found))
+
+
+def ranking(pairs: Iterable[Pair]) -> Ranking:
+    """Return how often the arm predicted cheaper by the default's view was; a tie is wrong."""
+    num_right = num = 0
+    for _, group in itertools.groupby(sorted(pairs, key=_place), key=_place):
+        for one, other in itertools.combinations(group, 2):
+            cheap, dear = sorted((one, other), key=lambda pair: pair.measured_s)
+            if dear.measured_s > cheap.measured_s * (1.0 + _CLEAR):
+                num += 1
+                num_right += cheap.default_s < dear.default_s
+    return Ranking(num_right, num)
+
+
+def _place(pair: Pair) -> tuple[str, str, int]:
+    return pair.workload, pair.phase, pair.round_number
