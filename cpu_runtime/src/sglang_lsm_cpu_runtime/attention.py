@@ -1,33 +1,38 @@
-"""Prefill of the `torch_native` attention backend without the recomputed prefix rows.
+"""The `torch_native` attention backend, put right in two places.
 
 Upstream pads the query of an extend to the whole sequence and drops the rows of the prefix
 afterwards, so that a prefix hit saves no attention work. Here only the new rows are queried,
 against a causal mask that starts at the prefix. The rows come out the same.
+
+Upstream writes KV of layers with a sliding window to slots of the window's pool, and reads it from
+the slots that full attention has. Both are the same until tokens leave the window or a prefix is
+loaded; from then on it answers from other tokens' KV. Here it is read where it was written.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 
 def register() -> None:
-    """Hook SGLang's method; does nothing beside a CUDA device. Called once a process."""
+    """Hook SGLang's methods; does nothing beside a CUDA device. Called once a process."""
     if torch.cuda.is_available():
         return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    HookRegistry.register(
-        "sglang.srt.layers.attention.torch_native_backend"
-        ".TorchNativeAttnBackend._run_sdpa_forward_extend",
-        extend_new_rows,
-        HookType.AROUND,
-    )
+    backend = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
+    for method, hook in (
+        ("_run_sdpa_forward_extend", extend_new_rows),
+        ("_run_sdpa_forward_decode", decode_in_window),
+    ):
+        HookRegistry.register(f"{backend}.{method}", hook, HookType.AROUND)
 
 
 def extend_new_rows(  # noqa: PLR0913 (upstream's signature)
     stock: Callable[..., torch.Tensor],
-    backend: object,
+    backend: Any,
     query: torch.Tensor,
     output: torch.Tensor,
     k_cache: torch.Tensor,
@@ -46,7 +51,8 @@ def extend_new_rows(  # noqa: PLR0913 (upstream's signature)
 ) -> torch.Tensor:
     """Attend from the new tokens of each request to its whole sequence.
 
-    Encoder-decoder and sliding-window layers go to the `stock` method.
+    Encoder-decoder and sliding-window layers go to the `stock` method, the latter with the slots of
+    the window's pool.
 
     Args:
         query: `[T, heads, D]`, the new tokens of all requests, one request after the other.
@@ -58,7 +64,11 @@ def extend_new_rows(  # noqa: PLR0913 (upstream's signature)
 
     Upstream: TorchNativeAttnBackend._run_sdpa_forward_extend.
     """
-    windowed = sliding_window_size is not None and sliding_window_size > -1
+    windowed = _is_windowed(sliding_window_size)
+    if windowed:
+        req_to_token, req_pool_indices = _slots_read(
+            backend, req_to_token, req_pool_indices, seq_lens
+        )
     if encoder_lens is not None or is_cross_attn or windowed:
         return stock(
             backend, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
@@ -87,6 +97,55 @@ def extend_new_rows(  # noqa: PLR0913 (upstream's signature)
         output[start:end] = rows.squeeze(0).movedim(0, 1)
         start = end
     return output
+
+
+def decode_in_window(  # noqa: PLR0913 (upstream's signature)
+    stock: Callable[..., torch.Tensor],
+    backend: Any,
+    query: torch.Tensor,
+    output: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    req_to_token: torch.Tensor,
+    req_pool_indices: torch.Tensor,
+    seq_lens: torch.Tensor,
+    *rest: Any,
+    sliding_window_size: int | None = None,
+    **options: Any,
+) -> torch.Tensor:
+    """Attend from each request's last token; layers with a window read the window's slots.
+
+    Arguments: as `extend_new_rows`. Upstream: TorchNativeAttnBackend._run_sdpa_forward_decode.
+    """
+    if _is_windowed(sliding_window_size):
+        req_to_token, req_pool_indices = _slots_read(
+            backend, req_to_token, req_pool_indices, seq_lens
+        )
+    return stock(
+        backend, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, *rest,
+        sliding_window_size=sliding_window_size, **options,
+    )  # fmt: skip
+
+
+def _is_windowed(sliding_window_size: int | None) -> bool:
+    return sliding_window_size is not None and sliding_window_size > -1
+
+
+def _slots_read(
+    backend: Any,
+    req_to_token: torch.Tensor,
+    req_pool_indices: torch.Tensor,
+    seq_lens: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the `[B, positions]` slots of a layer with a window, and the row of each request.
+
+    What has left the window has any slot; it is masked.
+    """
+    if not backend.use_sliding_window_kv_pool:
+        return req_to_token, req_pool_indices
+    slots = req_to_token[req_pool_indices, : int(seq_lens.max())]
+    rows = torch.arange(len(req_pool_indices))
+    return backend.token_to_kv_pool.translate_loc_from_full_to_swa(slots), rows
 
 
 def _heads_first(rows: torch.Tensor) -> torch.Tensor:
