@@ -4,7 +4,7 @@
 and checked against known digests. `random_llama(shape)` writes seeded random weights with a local
 tokenizer. Both return a directory that `--model-path` takes; nothing is fetched from a model hub.
 
-    python -m benchmark.models smollm2 | tiny | kv-heavy        prints the directory
+    python -m benchmark.models smollm2 | tiny | tiny-windowed | kv-heavy    prints the directory
 """
 
 import argparse
@@ -67,6 +67,9 @@ TINY = ModelShape(
 )
 """For tests: 2.9 M parameters, 4096 B of KV a token in float32."""
 
+TINY_WINDOW = 128
+"""Tokens that most layers of the windowed tiny model see: two pages of 64."""
+
 KV_HEAVY = ModelShape(
     name="kv-heavy",
     hidden_size=256,
@@ -95,6 +98,17 @@ def random_llama(shape: ModelShape) -> Path:
     key = json.dumps(dataclasses.asdict(shape), sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
     return _made_once(f"{shape.name}-{digest}", lambda out: _write_random_llama(shape, out))
+
+
+def random_windowed(shape: ModelShape, *, window: int) -> Path:
+    """Return the directory of a random-weight Mellum of this shape without experts; write it once.
+
+    All layers but each fourth see the last `window` tokens only.
+    """
+    key = json.dumps({"window": window, **dataclasses.asdict(shape)}, sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    name = f"{shape.name}-windowed-{digest}"
+    return _made_once(name, lambda out: _write_random_windowed(shape, window, out))
 
 
 def _made_once(name: str, make: Callable[[Path], None]) -> Path:
@@ -154,14 +168,36 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
 
 
 def _write_random_llama(shape: ModelShape, out: Path) -> None:
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    _write_random(shape, out, LlamaConfig, LlamaForCausalLM)
+
+
+def _write_random_windowed(shape: ModelShape, window: int, out: Path) -> None:
+    from transformers import MellumConfig, MellumForCausalLM
+
+    kinds = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    _write_random(
+        shape,
+        out,
+        MellumConfig,
+        MellumForCausalLM,
+        sliding_window=window,
+        layer_types=[kinds[i % 4] for i in range(shape.num_layers)],
+        mlp_layer_types=["dense"] * shape.num_layers,
+    )
+
+
+def _write_random(  # type: ignore[no-untyped-def]
+    shape: ModelShape, out: Path, config_class, model_class, **more: object
+) -> None:
+    import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     tokenizer = _local_tokenizer(shape.max_positions)
     tokenizer.save_pretrained(out)
-    config = LlamaConfig(
+    config = config_class(
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.num_layers,
@@ -175,9 +211,10 @@ def _write_random_llama(shape: ModelShape, out: Path) -> None:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **more,
     )
     torch.manual_seed(shape.seed)
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(out)
+    model_class(config).to(torch.float32).save_pretrained(out)
 
 
 def _local_tokenizer(max_positions: int):  # type: ignore[no-untyped-def]
@@ -227,6 +264,7 @@ def main() -> None:
     makers = {
         "smollm2": smollm2,
         "tiny": lambda: random_llama(TINY),
+        "tiny-windowed": lambda: random_windowed(TINY, window=TINY_WINDOW),
         "kv-heavy": lambda: random_llama(KV_HEAVY),
     }
     parser = argparse.ArgumentParser(description="make a model once; print its directory")

@@ -152,6 +152,20 @@ class TierSettings:
             index=self.index,
         )
 
+    def require_fits(self, page_bytes: int) -> None:
+        """Raise ConfigError unless a page fits a segment of the tensor log."""
+        if page_bytes >= self.log.segment_bytes:
+            raise ConfigError(
+                "a page does not fit a segment of the tensor log; raise --kv-storage-size, or "
+                f"log.segment_bytes in --kv-storage-config. page_bytes={page_bytes} "
+                f"segment_bytes={self.log.segment_bytes}"
+            )
+
+    def require_host_tier(self) -> None:
+        """Raise ConfigError if host memory is not a tier: further pools are then not kept."""
+        if self.host == "off":
+            raise ConfigError("pools beside KV are not kept with --kv-storage-host off")
+
     def to_mapping(self) -> dict[str, object]:
         """Return plain JSON data; `from_extra_config` is the inverse."""
         return dataclasses.asdict(self)

@@ -5,11 +5,11 @@ storage threads are not restarted, so an exception would switch the tier off for
 process. Each failure becomes a miss and a count, in `_or_miss` and nowhere else.
 """
 
-import dataclasses
 import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +41,7 @@ from sglang_lsm_patch.fingerprint import fingerprint_of, rank_directory
 from sglang_lsm_patch.host_pages import HostPages, host_pages
 from sglang_lsm_patch.misses import MissLog, TransferFigures
 from sglang_lsm_patch.options import TierSettings
+from sglang_lsm_patch.pools import Pool, Pools, no_longer_than, sidecar_pool
 from sglang_lsm_patch.recency import HitQueue, PathOfHit
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         self._pages: HostPages | None = None
         self._fingerprint: Fingerprint | None = None
         self._namespace = NamespaceId(b"")
-        self._sidecars: list[str] = []
+        self._pools = Pools()
+        self._unheld: list[str] = []
         self._gate: LoadGate | None = None
         self._wait_limit_s: Callable[[int], float] = lambda _num_tokens: float("inf")
         self._hits = HitQueue(lambda path: self._ready().touch(path))
@@ -114,15 +116,11 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         """
         super().register_mem_pool_host(mem_pool_host)
         pages = host_pages(mem_pool_host)
-        if pages.page_bytes >= self._settings.log.segment_bytes:
-            raise ConfigError(
-                "a page does not fit a segment of the tensor log; raise --kv-storage-size, or "
-                f"log.segment_bytes in --kv-storage-config. page_bytes={pages.page_bytes} "
-                f"segment_bytes={self._settings.log.segment_bytes}"
-            )
+        self._settings.require_fits(pages.page_bytes)
         fingerprint = fingerprint_of(mem_pool_host, self._config, self._settings)
         self._fingerprint, self._namespace = fingerprint, fingerprint.namespace
         self._pages = pages
+        self._pools.add(PoolName.KV, Pool(pages, fingerprint))
         if self._settings.gate == "auto":
             self._gate = LoadGate(
                 page_tokens=mem_pool_host.page_size,
@@ -156,11 +154,11 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         """
         if self._fingerprint is None:
             return
-        changed = dataclasses.replace(
-            self._fingerprint, model=f"{self._fingerprint.model}-updated-{uuid.uuid4().hex}"
-        )
-        self._fingerprint, self._namespace = changed, changed.namespace
-        self._or_miss("register", False, lambda: self._register(changed))
+        self._pools.rename_model(f"{self._fingerprint.model}-updated-{uuid.uuid4().hex}")
+        self._fingerprint = self._pools.all()[0].fingerprint
+        self._namespace = self._fingerprint.namespace
+        for pool in self._pools.all():
+            self._or_miss("register", False, partial(self._register, pool.fingerprint))
         logger.info("weights change, pages get a new name. namespace=%s", self._namespace.hex())
 
     def waits_for_loads(self, limit_s: Callable[[int], float]) -> None:
@@ -174,8 +172,12 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
 
     @property
     def write_policy(self) -> str:
-        """When pages are written, see `options.WRITE_POLICIES`; the same on every rank."""
-        return self._settings.write_policy
+        """When pages are written, see `options.WRITE_POLICIES`; the same on every rank.
+
+        `evict` knows KV pages only, so a model with pools beside them is written through.
+        """
+        policy = self._settings.write_policy
+        return "through" if policy == "evict" and self._pools.sidecars() else policy
 
     def eviction_target(
         self, device_pool: Any = None, stream: Callable[[], Any] = lambda: None
@@ -186,6 +188,8 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
             device_pool: SGLang's KV pool on the device.
             stream: tells the stream of the forward passes.
         """
+        if self._pools.sidecars():
+            return None
 
         def target() -> EvictionTarget:
             pool = self.mem_pool_host
@@ -217,15 +221,27 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         )
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
-        """Learn of a pool beside the KV pool; it is not stored, so such a model never hits."""
+        """Learn of a pool beside the KV pool; a model with one that cannot be kept never hits."""
         super().register_mem_host_pool_v2(host_pool, host_pool_name)
-        if host_pool_name == PoolName.KV:
+        if host_pool_name == PoolName.KV or self._fingerprint is None:
             return
-        self._sidecars.append(str(host_pool_name))
-        logger.warning(
-            "kv storage is off: this model keeps state beside its KV pages, which the disk tier "
-            "does not hold. pool=%s", host_pool_name
-        )  # fmt: skip
+        try:
+            self._settings.require_host_tier()
+            pool = sidecar_pool(host_pool_name, host_pool, self._fingerprint)
+            self._settings.require_fits(pool.pages.page_bytes)
+        except ConfigError as error:
+            self._unheld.append(str(host_pool_name))
+            logger.warning(
+                "kv storage is off: a pool of this model cannot be kept on disk. pool=%s reason=%s",
+                host_pool_name, error,
+            )  # fmt: skip
+            return
+        self._pools.add(host_pool_name, pool)
+        if self._or_miss("register", False, lambda: self._register(pool.fingerprint)):
+            logger.info(
+                "kv storage holds another pool. pool=%s namespace=%s page_bytes=%d write_policy=%s",
+                host_pool_name, pool.namespace.hex(), pool.pages.page_bytes, self.write_policy,
+            )  # fmt: skip
 
     # Pages of one radix path, straight from and to the host pool.
 
@@ -307,12 +323,13 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         Cheap, for the scheduler thread; the store learns of it before a page is written, and after
         one was read.
         """
-        self._hits.add(self._namespace, hashes)
+        for pool in self._pools.all():
+            self._hits.add(pool.namespace, hashes)
 
     def _enter_hits(self) -> None:
         self._or_miss("touch", None, self._hits.enter)
 
-    # Models with pools beside KV: each pool must hit, and only KV is stored.
+    # Models with pools beside KV: a prefix counts where each pool can go on from it.
 
     def batch_exists_v2(
         self,
@@ -320,23 +337,47 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         pool_transfers: list[PoolTransfer] | None = None,
         extra_info: ExtraInfo = None,
     ) -> PoolTransferResult:
-        """Return the usable prefix: of KV alone, or none where another pool is asked for too."""
-        if pool_transfers:
-            return PoolTransferResult(0, {str(t.name): 0 for t in pool_transfers})
-        info = extra_info if extra_info is not None else HiCacheStorageExtraInfo()
-        return PoolTransferResult(self.batch_exists(keys, info), {})
+        """Return which prefixes are usable, given what each pool needs, and worth loading; see
+        `Pools.exists`."""
+        transfers = pool_transfers or []
+
+        def probe() -> PoolTransferResult:
+            found = self._pools.exists(self._ready(), keys, transfers, extra_info)
+            if self._gate is None:
+                return found
+            num_worth = self._gate.grant(self._path(keys, extra_info), found.kv_hit_pages)
+            return no_longer_than(found, num_worth)
+
+        miss = PoolTransferResult(0, {str(t.name): 0 for t in transfers}, [])
+        return self._or_miss("batch_exists_v2", miss, probe)
 
     def batch_get_v2(
         self, transfers: list[PoolTransfer], extra_info: ExtraInfo = None
     ) -> dict[str, list[bool]]:
-        """Return a miss for each page of each pool."""
-        return {t.name: [False] * len(t.keys or ()) for t in transfers}
+        """Read each pool's pages into their host slots; True for the leading run found."""
+        return self._each("batch_get_v2", self._pools.get, transfers, extra_info)
 
     def batch_set_v2(
         self, transfers: list[PoolTransfer], extra_info: ExtraInfo = None
     ) -> dict[str, list[bool]]:
-        """Return a failure for each page of each pool; nothing is written."""
-        return {t.name: [False] * len(t.keys or ()) for t in transfers}
+        """Write each pool's pages from their host slots; all True, or all False, for a pool."""
+        return self._each("batch_set_v2", self._pools.put, transfers, extra_info)
+
+    def _each(
+        self,
+        call: str,
+        move: Callable[[Store, PoolTransfer, ExtraInfo], int],
+        transfers: list[PoolTransfer],
+        extra_info: ExtraInfo,
+    ) -> dict[str, list[bool]]:
+        self._enter_hits()
+        results = {}
+        for transfer in transfers:
+            num_pages = self._or_miss(
+                call, 0, lambda transfer=transfer: move(self._ready(), transfer, extra_info)
+            )
+            results[transfer.name] = [i < num_pages for i in range(len(transfer.keys or ()))]
+        return results
 
     # Pages on their own: SGLang's older calls, which copy and do not say where on a path a page is.
 
@@ -396,10 +437,11 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
     # Lifetime and figures.
 
     def clear(self) -> bool:
-        """Forget every page of this model in this rank."""
+        """Forget every page of this model in this rank, in each pool."""
 
         def forget() -> bool:
-            self._ready().clear(self._namespace)
+            for pool in self._pools.all():
+                self._ready().clear(pool.namespace)
             return True
 
         return self._or_miss("clear", False, forget)
@@ -440,8 +482,8 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
     def _ready(self) -> Store:
         if self._store is None or self._pages is None:
             raise ClosedError("the disk tier is not open")
-        if self._sidecars:
-            raise UnavailableError("the disk tier does not hold the pools of this model")
+        if self._unheld:
+            raise UnavailableError(f"a pool cannot be kept on disk. pools={self._unheld}")
         return self._store
 
     def _path(self, keys: Sequence[str], extra_info: ExtraInfo) -> PagePath:

@@ -113,6 +113,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     "srt/mem_cache/hicache_storage.py:HiCacheStorage.get_stats": ("self",),
     "srt/mem_cache/hicache_storage.py:HiCacheStorageConfig.is_storage_writer": ("self",),
     "srt/managers/cache_controller.py:HiCacheController.backup_skip": ("self",),
+    "srt/mem_cache/hybrid_cache/hybrid_cache_controller.py:_trailing_chain_groups": (
+        "prefix_keys", "span_hashes", "transfers",
+    ),
+    "srt/mem_cache/pool_host/mamba.py:MambaPoolHost.get_page_buffer_meta": ("self", "indices"),
     "srt/mem_cache/pool_host/mha.py:MHATokenToKVPoolHost.get_page_buffer_meta": (
         "self", "indices",
     ),
@@ -148,6 +152,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "host_value", "token_ids", "hash_value", "prefix_keys", "comp_xfers",
     ),
     "srt/mem_cache/hicache_storage.py:HiCacheStorageExtraInfo": ("prefix_keys", "extra_info"),
+    "srt/mem_cache/hicache_storage.py:PoolTransfer": (
+        "name", "host_indices", "device_indices", "keys", "hit_policy", "nodes_to_load",
+        "indices_from_pool", "block_pages", "group_pages",
+    ),
     "srt/mem_cache/hicache_storage.py:PoolTransferResult": (
         "kv_hit_pages", "extra_pool_hit_pages", "restorable_prefix_pages",
     ),

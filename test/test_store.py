@@ -112,6 +112,19 @@ def test_a_call_about_the_rest_of_a_path(store):
     assert read(store, rest) == contents(rest)
 
 
+def test_stored_pages_are_told_apart_whatever_lies_before_them(store):
+    namespace = store.register(fingerprint())
+    for numbers in (range(3), range(66), range(90)):
+        last = path_of(namespace, numbers, start=len(numbers) - 1)
+        store.put_batch(last, pages_of(last, PIECES))
+    expected = [i in (2, 65, 89) for i in range(100)]
+    for start in (0, 2, 65, 80):
+        assert store.stored(path_of(namespace, range(100), start=start)) == expected[start:]
+    other = path_of(namespace, ["other", *range(1, 100)])
+    assert not any(store.stored(other))
+    assert store.stored(path_of(namespace, range(3), start=3)) == []
+
+
 def test_nothing_asked(store):
     path = path_of(store.register(fingerprint()), [1, 2], start=2)
     assert store.put_batch(path, [])

@@ -49,3 +49,15 @@ def check_counts(path: PagePath, buffers: Sequence[PageBuffer]) -> None:
     """Raise ValueError unless there is one buffer for each page of the call."""
     if len(buffers) != path.num_pages:
         raise ValueError(f"one buffer a page. pages={path.num_pages} buffers={len(buffers)}")
+
+
+def stored_pages(
+    segments: Segments, path: PagePath, values: Sequence[bytes | None], num_unexpired: int
+) -> list[bool]:
+    """Return of each page of `path` whether it can be read, whatever lies before it.
+
+    Args:
+        num_unexpired: how many leading pages have not outlived their time.
+    """
+    missing = {*missing_pages(segments, path, values)}
+    return [i < num_unexpired and i not in missing for i in range(path.num_pages)]

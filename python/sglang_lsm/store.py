@@ -49,7 +49,7 @@ from sglang_lsm.holds import Hold, Holds, digests_of
 from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
-from sglang_lsm.lookup import check_counts, missing_pages, num_current
+from sglang_lsm.lookup import check_counts, missing_pages, num_current, stored_pages
 from sglang_lsm.merge import Merger
 from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.observability.counters import Counters, StoreStats
@@ -167,11 +167,7 @@ class Store:
         )
 
     def register(self, fingerprint: Fingerprint) -> NamespaceId:
-        """Record a fingerprint in full and return the namespace of its pages. Idempotent.
-
-        Raises:
-            UnavailableError, ClosedError.
-        """
+        """Record a fingerprint, return its pages' namespace. Idempotent. Raises as `probe`."""
         namespace = fingerprint.namespace
         with self._gate.entered():
             self._index.put_meta(META_FINGERPRINT + namespace, fingerprint.to_json().encode())
@@ -180,10 +176,8 @@ class Store:
     def fingerprints(self) -> dict[NamespaceId, str]:
         """Return every fingerprint that was ever registered, as canonical JSON."""
         with self._gate.entered():
-            return {
-                NamespaceId(key[len(META_FINGERPRINT) :]): value.decode()
-                for key, value in self._index.scan_meta(META_FINGERPRINT)
-            }
+            found = self._index.scan_meta(META_FINGERPRINT)
+            return {NamespaceId(k[len(META_FINGERPRINT) :]): v.decode() for k, v in found}
 
     def probe(self, path: PagePath) -> int:
         """Return how many leading pages of the call are stored, without reading a page.
@@ -198,6 +192,12 @@ class Store:
             num_hits = min(num_hits, self._holds.num_unexpired(path))
         self._counters.add(pages_probed=path.num_pages, pages_hit=num_hits)
         return num_hits
+
+    def stored(self, path: PagePath) -> list[bool]:
+        """Return of each page whether it is stored, by a lookup each. Raises as `probe`."""
+        with self._gate.entered():
+            values = self._index.get(list(keycodec.encode(path)))
+            return stored_pages(self._log, path, values, self._holds.num_unexpired(path))
 
     def put_batch(
         self,

@@ -1,11 +1,12 @@
 """A model is made once, whole or not at all, and the same from the same shape."""
 
 import dataclasses
+import json
 
 import pytest
 
 from benchmark import models
-from benchmark.models import TINY, ModelError, ModelShape, random_llama
+from benchmark.models import TINY, ModelError, ModelShape, random_llama, random_windowed
 
 SMALL = ModelShape(
     name="small",
@@ -38,6 +39,15 @@ def test_equal_shapes_give_equal_weights_and_another_seed_gives_others(
     again = random_llama(SMALL)
     assert weights(first) == weights(again) != weights(other)
     assert first.name == again.name != other.name
+
+
+def test_a_window_is_part_of_the_model(cache):
+    four_layers = dataclasses.replace(SMALL, num_layers=4)
+    made = random_windowed(four_layers, window=16)
+    config = json.loads((made / "config.json").read_text())
+    assert config["sliding_window"] == 16
+    assert config["layer_types"] == ["sliding_attention"] * 3 + ["full_attention"]
+    assert random_windowed(four_layers, window=32) != made != random_llama(four_layers)
 
 
 def test_made_once(cache):

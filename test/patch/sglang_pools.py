@@ -96,6 +96,24 @@ def host_pool_of(device, layout="page_first_direct"):
     return host
 
 
+def mamba_pool(*, conv_width=3, dtype=torch.float32, side_state=False, num_states=8):
+    """A real host pool of recurrent states, one a checkpoint, filled with noise."""
+    from sglang.srt.mem_cache.device_pool_info import MambaStateBufferInfo
+    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
+    from sglang.srt.mem_cache.pool_host.mamba import MambaPoolHost
+
+    info = MambaStateBufferInfo(
+        temporal=torch.zeros(LAYERS, num_states, 2, 4, 5, dtype=dtype),
+        conv=(torch.zeros(LAYERS, num_states, 6, conv_width, dtype=torch.bfloat16),),
+        extra_checkpoint_buffers=(torch.zeros(num_states, 3),) if side_state else (),
+    )
+    with host_memory_budget_scope(1 << 30):
+        host = MambaPoolHost(info, 2.0, 0, device_capacity=num_states, layout="page_first")
+    for i, buffer in enumerate(host.kv_buffer):
+        fill(buffer, seed=i)
+    return host
+
+
 def host_buffers(host):
     """The buffers of a host pool in storage order."""
     return (host.k_buffer, host.v_buffer) if hasattr(host, "v_buffer") else (host.kv_buffer,)

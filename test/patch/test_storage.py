@@ -335,22 +335,6 @@ def test_no_stats_when_metrics_are_off(make_storage):
     assert make_storage(mha_pool(), enable_storage_metrics=False).get_stats() is None
 
 
-def test_a_model_with_further_pools_never_hits(make_storage, caplog):
-    from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer
-
-    storage = make_storage(mha_pool())
-    transfers = [PoolTransfer(name=PoolName.MAMBA, keys=ROOT_TO_LEAF[:2])]
-    storage.register_mem_host_pool_v2(mha_pool(), PoolName.KV)
-    assert storage.batch_exists_v2(ROOT_TO_LEAF[:1]).kv_hit_pages == 0
-    storage.register_mem_host_pool_v2(mha_pool(), PoolName.MAMBA)
-
-    assert "kv storage is off" in caplog.text
-    assert storage.batch_exists_v2(ROOT_TO_LEAF[:2], transfers, info([])).kv_hit_pages == 0
-    assert storage.batch_set_v2(transfers) == {PoolName.MAMBA: [False, False]}
-    assert storage.batch_get_v2(transfers) == {PoolName.MAMBA: [False, False]}
-    assert storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([0]), info([])) == [False]
-
-
 def test_the_log_says_in_one_line_that_the_tier_is_on(make_storage, settings, caplog):
     with caplog.at_level("INFO", logger="sglang_lsm_patch.storage"):
         make_storage(mha_pool())
@@ -374,15 +358,17 @@ def test_what_the_eviction_path_writes_is_found_and_figured(make_storage):
     assert [page_content(pool, page) for page in (1, 3, 5)] == expected
 
 
-def test_there_is_no_eviction_path_where_pages_cannot_be_kept(make_storage):
+def test_a_model_with_further_pools_is_written_through(make_storage, settings):
+    """The eviction path knows KV pages only; a KV page without its window would never hit."""
     from sglang.srt.mem_cache.hicache_storage import PoolName
 
-    pool = mha_pool()
-    storage = make_storage(pool)
+    storage = make_storage(mha_pool(), of=dataclasses.replace(settings, write_policy="evict"))
+    storage.register_mem_host_pool_v2(mha_pool(), PoolName.KV)
+    assert storage.write_policy == "evict"
     assert storage.eviction_target() is not None
     storage.register_mem_host_pool_v2(mha_pool(), PoolName.SWA)
+    assert storage.write_policy == "through"
     assert storage.eviction_target() is None
-    assert storage.miss_counts() == {"UnavailableError": 1}
 
 
 def test_other_weights_never_find_the_pages_of_the_first(make_storage):
