@@ -479,14 +479,12 @@ class Store:
         self, path: PagePath, missing: Sequence[int], pages: Sequence[PageBuffer]
     ) -> Sequence[int]:
         """Return those of the missing pages of a call that are to be written."""
-        if self.config.admission == "first" and self._trace is None:
+        if self.config.admission == "first":
             return missing
         known = self._doorkeeper.enter([path.hashes[path.start + i] for i in missing])
         again = [i for i, is_known in zip(missing, known, strict=True) if is_known]
         again_bytes = sum(page_bytes(pages[i]) for i in again)
         self._counters.add(bytes_offered_again=again_bytes)
-        if self.config.admission == "first" or len(again) == len(missing):
-            return missing
         refused = sum(page_bytes(pages[i]) for i in missing) - again_bytes
         self._counters.add(pages_refused=len(missing) - len(again), bytes_refused=refused)
         return again
@@ -515,7 +513,9 @@ class Store:
             num_kept = self._catalog.record(path, missing, locations)
         if self._trace is not None:
             stored = [path.hashes[path.start + i] for i in missing]
-            self._trace.note(stored, locations[0].length, is_write=True)
+            again_bytes = self._trace.note(stored, locations[0].length, is_write=True)
+            if self.config.admission == "first":
+                self._counters.add(bytes_offered_again=again_bytes)
         self._counters.add(pages_evicted=len(missing) - num_kept)
         if self.config.log.durability == "batch":
             self._index.sync()

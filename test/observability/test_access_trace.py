@@ -30,3 +30,11 @@ def test_the_newest_calls_are_kept():
     for size in range(10):
         trace.note([], size, is_write=False)
     assert [call.page_bytes for call in trace.drain()] == [7, 8, 9]
+
+
+def test_what_is_written_again_is_estimated_and_a_read_is_not_an_offer():
+    trace = AccessTrace()
+    hashes = [hashlib.sha256(b"%d" % i).digest() for i in range(4096)]
+    assert trace.note(hashes, 10, is_write=False) == 0
+    assert trace.note(hashes, 10, is_write=True) == 0
+    assert abs(trace.note(hashes, 10, is_write=True) - 40_960) < 8_192

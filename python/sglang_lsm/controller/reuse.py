@@ -5,6 +5,7 @@ factor, are the LRU stack distance. A cache of C bytes holds a page whose distan
 Source: SHARDS (FAST 2015), with a fixed number of entries.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -37,8 +38,8 @@ class ReuseCurve:
     """Distances between the uses of sampled pages, recent ones weighing more. Owned by a thread."""
 
     def __init__(self, num_entries: int = 8192) -> None:
-        self._slots: dict[PageHash, int] = {}
-        self._names: list[PageHash] = []
+        self._slots: OrderedDict[PageHash, int] = OrderedDict()
+        """The page used longest ago first."""
         self._num_entries = num_entries
         # [2, N]: when a page was last used, and when last read; 0 is never.
         self._last = np.zeros((2, num_entries), np.int64)
@@ -77,9 +78,10 @@ class ReuseCurve:
         self._last[0, slots] = self._now
 
     def _count(self, kind: int, slots: Slots, size: int) -> None:
-        last = self._last[kind]
-        mine = last[slots]
-        between = (last[None, :] > mine[:, None]) @ self._bytes * SHARE
+        mine = self._last[kind, slots]
+        num_used = len(self._slots)
+        last, sizes = self._last[kind, :num_used], self._bytes[:num_used]
+        between = np.array([sizes[last > since].sum() if since else 0.0 for since in mine]) * SHARE
         # Its own call counts too: a page that was used just now is at least its size away.
         bins = np.log2(between + size).astype(np.int64)
         bins[mine == 0] = _NUM_BINS
@@ -87,14 +89,12 @@ class ReuseCurve:
 
     def _slot(self, name: PageHash) -> int:
         slot = self._slots.get(name)
-        if slot is None:
-            slot = len(self._slots)
-            if slot < self._num_entries:
-                self._names.append(name)
-            else:
-                slot = int(np.argmin(self._last[0]))
-                del self._slots[self._names[slot]]
-                self._names[slot] = name
-            self._slots[name] = slot
-            self._last[:, slot] = 0
+        if slot is not None:
+            self._slots.move_to_end(name)
+            return slot
+        slot = len(self._slots)
+        if slot == self._num_entries:
+            _, slot = self._slots.popitem(last=False)
+        self._slots[name] = slot
+        self._last[:, slot] = 0
         return slot
