@@ -420,6 +420,20 @@ def test_a_smaller_quota_holds_from_the_start(directory):
     store.close()
 
 
+def test_what_a_smaller_quota_drops_is_chosen_by_use(directory):
+    """Without the table of the last close, the oldest segment went, and what was read from it."""
+    store = Store.open(directory, replace(small_config(16), eviction="lru"))
+    namespace = store.register(fingerprint())
+    paths = [path_of(namespace, [i, *range(14)]) for i in range(14)]
+    for path in paths:
+        store.put_batch(path, pages_of(path, (65536,)))
+    store.touch(paths[0])
+    store.close()
+    store = Store.open(directory, replace(small_config(4), eviction="lru"))
+    assert store.probe(paths[0]) == paths[0].num_pages
+    store.close()
+
+
 def test_pages_are_stored_again_after_the_log_was_lost(directory):
     """Their entries named segment 1; a new segment 1 made them count as stored, so puts skipped."""
     store = Store.open(directory, small_config())

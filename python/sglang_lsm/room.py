@@ -38,9 +38,12 @@ class Room:
         Raises:
             UnavailableError: the index failed.
         """
-        quota = self._config.quota_bytes
-        while (excess := self._log.allocated_bytes() - quota) > 0 and self._log.sealed_ids():
+        while (excess := self.num_bytes_over()) > 0 and self._log.sealed_ids():
             self._let_go(excess, counters)
+
+    def num_bytes_over(self) -> int:
+        """Return by how much the log exceeds the quota; not above 0 unless it was lowered."""
+        return self._log.allocated_bytes() - self._config.quota_bytes
 
     def _excess_bytes(self, num_bytes: int) -> int:
         over_quota = self._log.allocated_bytes() + num_bytes - self._config.quota_bytes

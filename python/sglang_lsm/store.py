@@ -441,7 +441,8 @@ class Store:
         kept = take_table(self._fs, self.directory)
         load = partial(self._load_catalog, None if is_rebuilt else kept)
         self._catalog.begin_loading()
-        if is_behind:
+        # What has to go at once shall go by worth, if that is known in half a second.
+        if is_behind and not (kept and self._room.num_bytes_over() > 0):
             threading.Thread(target=load, name="kv-storage-load", daemon=True).start()
         else:
             load()
@@ -449,10 +450,8 @@ class Store:
     def _load_catalog(self, kept: bytes | None) -> None:
         try:
             with self._gate.entered():
-                num_dropped = self._catalog.load(
-                    should_stop=lambda: self._gate.is_closing, kept=kept
-                )
-                self._counters.add(pages_evicted=num_dropped)
+                dropped = self._catalog.load(should_stop=lambda: self._gate.is_closing, kept=kept)
+                self._counters.add(pages_evicted=dropped)
         except ClosedError:
             return
         except StoreError as error:
