@@ -1,29 +1,12 @@
 """A rival that goes wrong in its process becomes a reason, never a hole in the table."""
 
-import os
 from pathlib import Path
 
 import pytest
+from support.failing_work import die, lose, mistake, refuse
 
-from benchmark.measure import Cell, WrongPagesError
-from benchmark.rivals import RivalUnavailableError
+from benchmark.measure import Cell
 from benchmark.workers import Task, Unmeasured, WorkerDiedError, run_alone, worker_pool
-
-
-def die() -> None:
-    os._exit(3)
-
-
-def refuse() -> None:
-    raise RivalUnavailableError("no such library")
-
-
-def lose() -> None:
-    raise WrongPagesError("pages are missing")
-
-
-def mistake() -> None:
-    raise KeyError("a bug of the benchmark")
 
 
 def test_each_way_to_fail_alone_is_told_apart() -> None:

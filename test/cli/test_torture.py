@@ -43,12 +43,13 @@ def test_wrong_bytes_are_found(tmp_path, monkeypatch):
 
 
 def test_a_thread_that_makes_no_progress_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(torture_module, "STALL_S", 0.5)
+    monkeypatch.setattr(torture_module, "STALL_S", 2.0)
     held = torture_module.threading.Event()
     monkeypatch.setattr(Store, "delete_subtree", lambda self, path: held.wait())
     report = torture(tmp_path / "store", seconds=60, seed=1)
     held.set()
-    assert [name.partition("-")[0] for name in report.stuck] == ["delete"]
+    # A busy machine may hold others up for as long.
+    assert "delete" in [name.partition("-")[0] for name in report.stuck]
     assert not report.is_sound
 
 

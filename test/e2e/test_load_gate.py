@@ -18,6 +18,7 @@ def slow_disk(tmp_path, monkeypatch):
     return disk
 
 
+@pytest.mark.slow
 def test_a_disk_slower_than_prefill_is_left_alone(
     launcher, model, tmp_path, slow_disk, new_prompt, check_answer
 ):

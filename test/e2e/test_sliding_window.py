@@ -1,6 +1,6 @@
 """A model whose layers mostly see a window: two pools on disk, and the right answer from both.
 
-A restart costs half a minute more, so it is tried only when asked for:
+These take minutes, so they run only when asked for:
 
     python -m pytest -m slow test/e2e/test_sliding_window.py
 """
@@ -31,6 +31,7 @@ def check(check_answer):
     return check
 
 
+@pytest.mark.slow
 def test_a_windowed_model_hits_from_each_tier(launcher, model, tmp_path, new_prompt, check):
     prompt = new_prompt(NUM_TOKENS)
     in_pages = full_page_tokens(prompt)
