@@ -148,7 +148,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             eviction.close()
 
     def _log_time(self) -> None:
-        laps_s = self._meter.laps_s()
+        laps_s, self._meter = self._meter.laps_s(), Meter()
         if laps_s:
             logger.info(
                 "kv storage time on the scheduler thread. requests=%d p50_ms=%.3f p99_ms=%.3f",
