@@ -26,7 +26,6 @@ from sglang_lsm.tensorlog.transfer import (
     gather_read,
     gather_write,
     page_bytes,
-    plan_run,
     plan_transfers,
 )
 
@@ -56,6 +55,14 @@ class _NewBatch(NamedTuple):
     pages: Sequence[PageBuffer]
     hash_tails: Sequence[bytes]
     lengths: Sequence[int]
+
+    def unsealed(self, place: Reservation) -> list[Location]:
+        """Return where each page is going to lie; checksums are not known yet."""
+        offset, found = place.offset + place.header_bytes, list[Location]()
+        for length, tail in zip(self.lengths, self.hash_tails, strict=True):
+            found.append(Location(place.segment.segment_id, offset, length, 0, tail))
+            offset += format.padded(length)
+        return found
 
 
 class ReadResult(NamedTuple):
@@ -446,12 +453,7 @@ class TensorLog:
         # The page cache takes bytes at the speed of memory, and one file has one lock for that:
         # only direct writes gain from several calls under way.
         io_bytes = self._config.io_bytes if direct else self._config.segment_bytes
-        transfers = plan_run(
-            place.segment.segment_id,
-            place.offset + place.header_bytes,
-            new.lengths,
-            io_bytes=io_bytes,
-        )
+        transfers = plan_transfers(new.unsealed(place), io_bytes=io_bytes)
         writes = [
             self._submit(
                 place.segment.write,

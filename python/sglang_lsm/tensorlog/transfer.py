@@ -58,24 +58,6 @@ def plan_transfers(locations: Sequence[Location], *, io_bytes: int) -> list[Tran
     return transfers
 
 
-def plan_run(
-    segment_id: int, offset: int, lengths: Sequence[int], *, io_bytes: int
-) -> list[Transfer]:
-    """Like `plan_transfers`, for pages of these lengths that lie one behind the other."""
-    transfers: list[Transfer] = []
-    first, start = 0, offset
-    for i, length in enumerate(lengths):
-        num_bytes = padded(length)
-        if i > first and offset - start + num_bytes > io_bytes:
-            transfers.append(Transfer(segment_id, start, offset - start, tuple(range(first, i))))
-            first, start = i, offset
-        offset += num_bytes
-    if lengths:
-        whole = tuple(range(first, len(lengths)))
-        transfers.append(Transfer(segment_id, start, offset - start, whole))
-    return transfers
-
-
 def gather_read(
     pages: Iterable[tuple[PageBuffer, int]], *, scratch: memoryview
 ) -> list[memoryview]:
