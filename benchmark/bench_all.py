@@ -3,7 +3,7 @@
     scripts/bench all --quick --trace conversation_trace.jsonl.gz --trace agent.tar.xz:miniswe
     scripts/bench all --quick --only engine index
 
-The quick forms take 30 minutes in all on 2 cores. Results, logs and the page go to one folder:
+Results, logs and the page go to one folder:
 `.cache/bench-all` for the quick form, `benchmark/results` for the full one, which takes hours and
 wants a quiet machine. A benchmark that fails does not stop the others. Benchmarks that replay a
 trace are left out without one.
