@@ -104,6 +104,7 @@ class TensorLog:
         self._unsynced: set[Segment] = set()
         """Segments that were written since they were last synced, sealed ones included."""
         self._tail: Segment | None = None
+        self._header_memory = threading.local()
         self._next_id = first_id
         self._pool_lock = threading.Lock()
         self._pool = _new_pool(config)
@@ -453,7 +454,9 @@ class TensorLog:
         # The page cache takes bytes at the speed of memory, and one file has one lock for that:
         # only direct writes gain from several calls under way.
         io_bytes = self._config.io_bytes if direct else self._config.segment_bytes
-        transfers = plan_transfers(new.unsealed(place), io_bytes=io_bytes)
+        # One call takes the header along. What may be withdrawn must not be named before that.
+        is_one_call = still_valid is None and sum(new.lengths) <= io_bytes
+        transfers = [] if is_one_call else plan_transfers(new.unsealed(place), io_bytes=io_bytes)
         writes = [
             self._submit(
                 place.segment.write,
@@ -461,15 +464,15 @@ class TensorLog:
                 transfer.offset,
                 direct=direct,
             )
-            for transfer in (transfers if len(transfers) > 1 or still_valid else ())
+            for transfer in transfers
         ]
         # With several calls under way, checksums are computed while the device is busy.
         batch = self._describe(place, new)
         _raise_first(writes)
         if still_valid is not None and not still_valid():
             return None
-        parts: list[memoryview | bytes] = [_aligned(format.encode_batch_header(batch))]
-        if not writes:
+        parts: list[memoryview | bytes] = [self._aligned(format.encode_batch_header(batch))]
+        if is_one_call:
             parts += gather_write(zip(pages, new.lengths, strict=True))
         place.segment.write(parts, place.offset, direct=direct)
         if self._config.durability == "batch":
@@ -513,6 +516,14 @@ class TensorLog:
                 logger.warning("cannot read pages, counted as misses. reason=%s", error)
                 return None
 
+    def _aligned(self, header: bytes) -> memoryview:
+        """Copy a header to this thread's memory that O_DIRECT accepts; valid until the next one."""
+        memory: memoryview | None = getattr(self._header_memory, "blocks", None)
+        if memory is None or len(memory) < len(header):
+            memory = self._header_memory.blocks = memoryview(mmap.mmap(-1, len(header)))
+        memory[: len(header)] = header
+        return memory[: len(header)]
+
     def _submit(self, call: Callable[P, None], *args: P.args, **named: P.kwargs) -> Future[None]:
         # Under the lock, so that the pool is not one that `tune` has just closed.
         with self._pool_lock:
@@ -542,13 +553,6 @@ def _num_fitting(keys: Sequence[bytes], lengths: Sequence[int], room: int) -> in
         if format.padded(num_header) + num_body > room:
             return i
     return len(keys)
-
-
-def _aligned(content: bytes) -> memoryview:
-    """Copy `content` to memory that O_DIRECT accepts; its length is whole blocks already."""
-    memory = mmap.mmap(-1, len(content))
-    memory[:] = content
-    return memoryview(memory)
 
 
 def _raise_first(futures: Sequence[Future[None]]) -> None:
