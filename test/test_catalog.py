@@ -13,6 +13,7 @@ from hypothesis.stateful import (
     rule,
 )
 from sglang_lsm.errors import ClosedError, UnavailableError
+from sglang_lsm.keycodec import encode
 from sglang_lsm.pages import NamespaceId, PagePath
 from support.catalog_bench import (
     NAMESPACES,
@@ -225,7 +226,7 @@ def test_a_segment_that_goes_during_a_put_takes_its_pages_while_loading_too(load
         locations += loading.append(path, [1])
         loading.forget_segment(locations[0].segment_id)
         loading.lose(pages_on(path_of(NAMESPACES[0], (2,))))
-        assert loading.catalog.record(path, [0, 1], locations) == 1
+        assert loading.catalog.record(path, [*encode(path)], [0, 1], locations) == 1
     loading.stored[pages_on(path)[1]] = locations[1]
     loading.load()
     check(loading)
@@ -288,7 +289,7 @@ def test_a_call_that_the_index_fails_changes_nothing(bench, action):
     other = path_of(NAMESPACES[0], (0, 2), 1)
     written = bench.append(other, [0])
     calls = {
-        "put": lambda: bench.catalog.record(other, [0], written),
+        "put": lambda: bench.catalog.record(other, [*encode(other)], [0], written),
         "forget": lambda: bench.catalog.forget(keys, places),
         "forget_ranges": lambda: bench.catalog.forget_ranges([NAMESPACES[0]]),
         "evict": lambda: bench.catalog.evict(1),
@@ -322,7 +323,7 @@ def test_a_page_with_the_digest_of_another_one_elsewhere_is_not_stored(bench, in
     path = PagePath(NAMESPACES[0], [start, middle, end])
     with bench.catalog.storing():
         locations = bench.append(path, indices)
-        num_stored = bench.catalog.record(path, indices, locations)
+        num_stored = bench.catalog.record(path, [*encode(path)], indices, locations)
     assert num_stored == sum(i == 0 for i in indices)
     pages = [pages_on(path)[i] for i in indices]
     bench.stored.update(list(zip(pages, locations, strict=True))[:num_stored])

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sglang_lsm.pages import HASH_BYTES, PageHash
+from sglang_lsm.observability.counters import Counters
+from sglang_lsm.pages import HASH_BYTES, PageBuffer, PageHash, PagePath
+from sglang_lsm.tensorlog.transfer import page_bytes
 
 _BITS_PER_PAGE = 8
 """With two hash functions, about 5 % of new pages are taken for known ones."""
@@ -24,6 +26,31 @@ class Doorkeeper:
         self._lock = threading.Lock()
         self._young, self._old = self._empty(), self._empty()
         self._num_young = 0
+
+    def admit(
+        self,
+        path: PagePath,
+        missing: Sequence[int],
+        pages: Sequence[PageBuffer],
+        counters: Counters,
+    ) -> list[int]:
+        """Return those of the missing pages of a call that were offered before; count the others.
+
+        Args:
+            path: names the pages.
+            missing: indices within the call of pages that are not stored.
+            pages: of the whole call.
+        """
+        known = self.enter([path.hashes[path.start + i] for i in missing])
+        again = [i for i, is_known in zip(missing, known, strict=True) if is_known]
+        again_bytes = sum(page_bytes(pages[i]) for i in again)
+        refused_bytes = sum(page_bytes(pages[i]) for i in missing) - again_bytes
+        counters.add(
+            bytes_offered_again=again_bytes,
+            pages_refused=len(missing) - len(again),
+            bytes_refused=refused_bytes,
+        )
+        return again
 
     def enter(self, hashes: Sequence[PageHash]) -> list[bool]:
         """Return which pages were offered before, and remember them all. Some us a call."""

@@ -44,15 +44,23 @@ _CHUNK_KEYS = 1024
 class Catalog:
     """The stored pages of one store. Thread-safe."""
 
-    def __init__(self, index: PageIndex, log: TensorLog, *, recency_only: bool = False) -> None:
+    def __init__(
+        self,
+        index: PageIndex,
+        log: TensorLog,
+        *,
+        recency_only: bool = False,
+        quota_bytes: int = 0,
+    ) -> None:
         """Begin with an empty page table; `load` or `restore` fills it.
 
         Args:
             recency_only: evict by last access alone; otherwise the table learns what is reused.
+            quota_bytes: what the pages may take on disk; 0 if that is not known.
         """
         self._index, self._log = index, log
         self._lock = threading.RLock()
-        self._rows = StoredRows(recency_only=recency_only)
+        self._rows = StoredRows(recency_only=recency_only, quota_bytes=quota_bytes)
         self._marks = NO_MARKS
         self._storing: list[int] = []
         """For each put under way, the newest segment when it began."""
@@ -72,20 +80,26 @@ class Catalog:
             with self._lock:
                 self._storing.remove(oldest)
 
-    def record(self, path: PagePath, indices: Sequence[int], locations: Sequence[Location]) -> int:
+    def record(
+        self,
+        path: PagePath,
+        keys: Sequence[bytes],
+        indices: Sequence[int],
+        locations: Sequence[Location],
+    ) -> int:
         """Make pages findable that the log has taken; return how many of them are.
 
         Fewer than were given where a segment has been evicted meanwhile, or where two paths share a
         digest: such a page is taken back.
 
         Args:
+            keys: of all pages of the call.
             indices: of the pages within the call of `path`, ascending.
             locations: where each of them lies.
 
         Raises:
             UnavailableError: the index failed; none of the pages can be found.
         """
-        keys = list(keycodec.encode(path))
         entries = [
             (keys[i], format.encode_index_value(at))
             for i, at in zip(indices, locations, strict=True)
@@ -100,10 +114,8 @@ class Catalog:
             else:
                 self._change_table(partial(self._enter_current, path, indices))
             # A call that nearly fills the store may have evicted its own first pages meanwhile.
-            lost = [
-                n for n, at in enumerate(locations)
-                if not (entered[n] and self._log.has(at.segment_id))
-            ]  # fmt: skip
+            gone = {i for i in {at.segment_id for at in locations} if not self._log.has(i)}
+            lost = [n for n, at in enumerate(locations) if not entered[n] or at.segment_id in gone]
             self._take_back(
                 [entries[n][0] for n in lost],
                 [locations[n] for n in lost],

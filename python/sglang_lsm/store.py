@@ -107,7 +107,10 @@ class Store:
                 on_damage=lambda: mark_index_damaged(fs, directory),
             )
             self._log = self._open_log()
-            self._catalog = Catalog(self._index, self._log, recency_only=config.eviction == "lru")
+            self._catalog = Catalog(
+                self._index, self._log,
+                recency_only=config.eviction == "lru", quota_bytes=config.quota_bytes,
+            )  # fmt: skip
             self._merger = Merger(self._index, self._log, self._catalog)
             self._segments = SegmentMerger(self._catalog, self._log, self._merger)
             self._doorkeeper = Doorkeeper()
@@ -230,9 +233,9 @@ class Store:
                     # What has expired goes first, or it would take the new pages along.
                     self._expire()
                 started_s = time.perf_counter()
-                missing = self._admitted(
-                    path, missing_pages(self._log, path, self._index.get(keys)), pages
-                )
+                missing = missing_pages(self._log, path, self._index.get(keys))
+                if self.config.admission == "second":
+                    missing = self._doorkeeper.admit(path, missing, pages, self._counters)
                 if missing and not self._append(path, keys, pages, missing, still_valid):
                     return False
         except StoreError:
@@ -474,20 +477,6 @@ class Store:
         with self._gate.entered():
             self._log.drop_cache()
 
-    def _admitted(
-        self, path: PagePath, missing: Sequence[int], pages: Sequence[PageBuffer]
-    ) -> Sequence[int]:
-        """Return those of the missing pages of a call that are to be written."""
-        if self.config.admission == "first":
-            return missing
-        known = self._doorkeeper.enter([path.hashes[path.start + i] for i in missing])
-        again = [i for i, is_known in zip(missing, known, strict=True) if is_known]
-        again_bytes = sum(page_bytes(pages[i]) for i in again)
-        self._counters.add(bytes_offered_again=again_bytes)
-        refused = sum(page_bytes(pages[i]) for i in missing) - again_bytes
-        self._counters.add(pages_refused=len(missing) - len(again), bytes_refused=refused)
-        return again
-
     def _append(
         self,
         path: PagePath,
@@ -509,7 +498,7 @@ class Store:
             )
             if locations is None:
                 return False
-            num_kept = self._catalog.record(path, missing, locations)
+            num_kept = self._catalog.record(path, keys, missing, locations)
         if self._trace is not None:
             stored = [path.hashes[path.start + i] for i in missing]
             again_bytes = self._trace.note(stored, locations[0].length, is_write=True)

@@ -43,13 +43,14 @@ class Entered(NamedTuple):
 class StoredRows:
     """The page table of one store, and what it needs to stay true."""
 
-    def __init__(self, *, recency_only: bool) -> None:
+    def __init__(self, *, recency_only: bool, quota_bytes: int = 0) -> None:
         """Begin without a page.
 
         Args:
             recency_only: evict by last access alone; otherwise the table learns what is reused.
+            quota_bytes: what the pages may take on disk; 0 if that is not known.
         """
-        self._recency_only = recency_only
+        self._recency_only, self._quota_bytes = recency_only, quota_bytes
         self.num_live: dict[int, int] = {}
         """Stored pages by segment."""
         self._marks, self._max_pinned_bytes = NO_MARKS, 0
@@ -79,6 +80,8 @@ class StoredRows:
             locations: where each of them lies.
         """
         table = self.table
+        page_bytes = max(format.BLOCK_BYTES, format.padded(locations[0].length))
+        table.expected_rows = self._quota_bytes // page_bytes
         root = table.root(path.namespace)
         hashes = path.hashes[: path.start + indices[-1] + 1]
         at = path.start + np.asarray(indices)
@@ -94,15 +97,20 @@ class StoredRows:
                 # A path that is cut short by a shared digest may leave ghosts at its end.
                 self.prune(new_rows[-1:])
                 rows = table.lookup(root, table_keys)
-        entered = at < len(rows)
+        marked = rows[min(num_old, int(at[0])) :]
+        if num_old <= at[0] and len(rows) == len(hashes):
+            self._mark(marked)
+            self.count(locations, +1)
+            return Entered([True] * len(at), [])
         # Rows that were there before: ghosts that are filled now, pages stored once more, or pages
         # that a scan met already.
+        entered = at < len(rows)
         before = at[at < num_old]
         before = before[table.place[rows[before]] != places[before]]
         replaced = self.locations(rows[before][table.place[rows[before]] != GHOST])
         table.relocate(rows[before], places[before])
+        self._mark(marked)
         new = np.append(before, at[(at >= num_old) & entered])
-        self._mark(rows[min(num_old, int(at[0])) :])
         self.count([locations[i] for i in np.searchsorted(at, new).tolist()], +1)
         self.count(replaced, -1)
         return Entered([bool(ok) for ok in entered], replaced)

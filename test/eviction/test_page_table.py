@@ -113,15 +113,33 @@ def test_more_children_than_a_byte_counts():
     assert not table._many_children
 
 
-def test_bytes_of_a_page_when_full():
+@pytest.mark.parametrize("first_rows", [1 << 16, 1000])
+def test_bytes_of_a_page_when_full(first_rows):
     num_pages = 1 << 16
-    table = PageTable(num_pages)
+    table = PageTable(first_rows)
+    table.expected_rows = num_pages
     root = table.root(NAMESPACES[0])
     keys = np.random.default_rng(0).integers(0, 2**63, num_pages).astype(np.uint64)
     places = np.full(128, pack_place(0, 0, 1), np.uint64)
     for start in range(0, num_pages, 128):
         table.insert(root, keys[start : start + 128], places, 0)
     assert table.nbytes / len(table) <= 32
+
+
+def test_enters_its_pages_anew_about_once_while_it_grows_to_what_is_expected():
+    num_entered = []
+    for expected in (0, 1 << 14):
+        table, entered = PageTable(1 << 8), 0
+        table.expected_rows = expected
+        for first in range(0, 1 << 14, 1 << 6):
+            capacity = len(table.parent)
+            keys = np.arange(first, first + (1 << 6), dtype=np.uint64)
+            place = np.full(len(keys), pack_place(0, 0, 1), np.uint64)
+            table.insert(table.root(NAMESPACES[0]), keys, place, 0)
+            entered += first if len(table.parent) > capacity else 0
+        num_entered.append(entered / (1 << 14))
+    assert num_entered[0] > 7
+    assert num_entered[1] < 1
 
 
 def test_relocate():

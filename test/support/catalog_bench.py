@@ -113,7 +113,8 @@ class CatalogBench:
         indices = range(path.num_pages) if indices is None else indices
         with self.catalog.storing():
             locations = self.append(path, indices)
-            assert self.catalog.record(path, indices, locations) == len(locations)
+            num_stored = self.catalog.record(path, [*encode(path)], indices, locations)
+            assert num_stored == len(locations)
         pages = pages_on(path)[path.start :]
         self.lose(pages[i] for i in indices)
         self.stored.update(zip((pages[i] for i in indices), locations, strict=True))

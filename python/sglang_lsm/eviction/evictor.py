@@ -142,8 +142,11 @@ class Evictor:
 
     def _num_unshared(self, keys: Keys) -> int:
         """Return how many leading keys no other page has, so that each finds its own row."""
+        has_twins = len(set(keys.tolist())) < len(keys)
+        if not has_twins and not self.table.finds_any(keys):
+            return len(keys)
         shared = self.table.find(keys) != EMPTY
-        if len(np.unique(keys)) < len(keys):
+        if has_twins:
             shared |= np.array([key in keys[:i] for i, key in enumerate(keys)])
         return int(shared.argmax()) if shared.any() else len(keys)
 

@@ -74,11 +74,14 @@ class PageTable:
     """The pages of one store.
 
     Args:
-        capacity: rows to begin with: the quota over the bytes of a page. It grows by an eighth.
+        capacity: rows to begin with. It grows to twice its size up to `expected_rows`, then by an
+            eighth.
     """
 
     def __init__(self, capacity: int = 1024) -> None:
         capacity = max(1, capacity)
+        self.expected_rows = 0
+        """What the table is going to hold: the quota over the bytes of a page."""
         self.namespaces: list[NamespaceId] = []
         self._many_children: dict[int, int] = {}
         self._set_columns({name: np.zeros(capacity, kind) for name, kind in COLUMNS.items()})
@@ -118,6 +121,8 @@ class PageTable:
             keys: `[P]` of a path from the root on.
         """
         rows = self._find_path(keys)
+        if not rows.size:
+            return rows
         linked = rows != EMPTY
         # The chain of parents decides: a digest that two paths share is a miss for one of them.
         linked[:1] &= self.parent[rows[:1]] == root
@@ -127,6 +132,10 @@ class PageTable:
     def find(self, keys: Keys) -> Rows:
         """Return the row of each key by itself, -1 where there is none."""
         return self._index.find(keys, self.key)
+
+    def finds_any(self, keys: Keys) -> bool:
+        """Return whether one of `keys` has a row."""
+        return self._index.finds_any(keys, self.key)
 
     def insert(self, parent: int, keys: Keys, places: Places, now: int) -> Rows:
         """Enter the pages of a path that follow `parent`; return their rows.
@@ -224,7 +233,8 @@ class PageTable:
             num_same = len(same) if same.all() else int(same.argmin())
             found.append(np.arange(first, first + num_same, dtype=np.int32))
             keys = keys[num_same:]
-        found.append(self._index.find(keys, self.key))
+        if keys.size:
+            found.append(self._index.find(keys, self.key))
         return np.concatenate(found)
 
     def _new_rows(self, keys: Keys, places: Places, now: int) -> Rows:
@@ -245,7 +255,11 @@ class PageTable:
         self._many_children.update(zip(rows[many].tolist(), after[many].tolist(), strict=True))
 
     def _grow(self, num_rows: int) -> None:
-        capacity = max(num_rows, len(self.parent) + len(self.parent) // 8)
+        # Each growth enters every page anew, which by eighths only is nine times what they cost.
+        now = len(self.parent)
+        is_growing_up = now < self.expected_rows
+        capacity = min(2 * now, self.expected_rows) if is_growing_up else now + now // 8
+        capacity = max(num_rows, capacity)
         grown = {}
         for name, kind in COLUMNS.items():
             grown[name] = np.zeros(capacity, kind)

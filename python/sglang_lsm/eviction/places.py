@@ -25,8 +25,8 @@ def pack_place(segment_id: int, offset: int, length: int) -> int:
         ValueError: it does not fit: a page of 64 MiB, a segment of 16 GiB, 2^28 segments.
     """
     block, num_blocks = offset // BLOCK_BYTES, -(-length // BLOCK_BYTES)
-    limits = ((segment_id, _SEGMENT_BITS), (block, _OFFSET_BITS), (num_blocks, _LENGTH_BITS))
-    if any(not 0 <= value < 1 << bits for value, bits in limits):
+    # A negative number stays one, however far it is shifted.
+    if segment_id >> _SEGMENT_BITS or block >> _OFFSET_BITS or num_blocks >> _LENGTH_BITS:
         raise ValueError(f"a place out of range. {segment_id=} {offset=} {length=}")
     return segment_id << _LENGTH_BITS + _OFFSET_BITS | block << _LENGTH_BITS | num_blocks
 

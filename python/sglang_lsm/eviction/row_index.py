@@ -19,6 +19,7 @@ BUCKET_SLOTS = 8
 MAX_LOAD = 0.875
 EMPTY = -1
 _LEAST_CHUNK = 128
+_FEW = 128
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 _MIX_INTS = tuple(map(int, _MIX))
 _HIGH_BITS = np.uint64(32)
@@ -68,8 +69,20 @@ class RowIndex:
                     return int(row)
         return self._spill.get(key, EMPTY)
 
+    def finds_any(self, keys: Keys, column: Keys) -> bool:
+        """Return whether one of `keys` is in it: half of what `find` costs."""
+        both = np.concatenate(self._buckets(keys))
+        slots = self._slots.take(both, 0)
+        same = column.take(slots, mode="wrap") == np.concatenate([keys, keys])[:, None]
+        same &= slots != EMPTY
+        return bool(same.any()) or not self._spill.keys().isdisjoint(keys.tolist())
+
     def add(self, rows: Rows, column: Keys) -> None:
         """Enter rows whose keys, in `column`, are not in it."""
+        if len(rows) <= _FEW:
+            for row in self._add_few(column[rows].tolist(), rows.tolist()):
+                self._push(row, column)
+            return
         # Keys of one chunk do not see each other when they choose the emptier bucket.
         chunk = max(_LEAST_CHUNK, len(self._slots) // 8)
         for start in range(0, len(rows), chunk):
@@ -86,6 +99,24 @@ class RowIndex:
             for key, row in zip(keys.tolist(), rows.tolist(), strict=True):
                 if self._spill.get(key) == row:
                     del self._spill[key]
+
+    def _add_few(self, keys: list[int], rows: list[int]) -> list[int]:
+        """Do what `_add_chunk` does, one by one: arrays this short cost more than their content."""
+        crowded, slots, num_buckets = [], self._slots.reshape(-1).data, len(self._slots)
+        for key, row in zip(keys, rows, strict=True):
+            at = num_free = 0
+            for mix in _MIX_INTS:
+                start = ((key * mix & _ALL_BITS) >> 32) * num_buckets >> 32
+                start *= BUCKET_SLOTS
+                bucket = slots[start : start + BUCKET_SLOTS].tolist()
+                free = bucket.count(EMPTY)
+                if free > num_free:
+                    at, num_free = start + bucket.index(EMPTY), free
+            if num_free:
+                slots[at] = row
+            else:
+                crowded.append(row)
+        return crowded
 
     def _add_chunk(self, keys: Keys, rows: Rows) -> list[int]:
         """Put rows into free slots; return those that found none."""
