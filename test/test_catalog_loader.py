@@ -1,17 +1,15 @@
 """The table that a scan gives is the one of the pages that can be reached, and of their ghosts."""
 
-from itertools import takewhile
-
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given
-from sglang_lsm import catalog_loader
 from sglang_lsm.catalog_loader import load_table
 from sglang_lsm.errors import CorruptionError
 from sglang_lsm.eviction.page_paths import index_keys
 from sglang_lsm.eviction.places import pack_place
 from sglang_lsm.format import encode_index_value
-from sglang_lsm.keycodec import GROUP_PAGES, HEAD_BYTES, ROOT_ANCHOR
+from sglang_lsm.keycodec import HEAD_BYTES
 from sglang_lsm.pages import Location
 from sglang_lsm.stored_rows import GHOST
 from support.catalog_bench import (
@@ -49,16 +47,18 @@ def entries_of(places):
     )
 
 
-@given(PATHS, st.data(), st.sampled_from([1, 3, 4096]))
+def chunks_of(entries, size=4096):
+    return (entries[start : start + size] for start in range(0, len(entries), size))
+
+
+@given(PATHS, st.data(), st.sampled_from([1, 3, 4096]), st.integers(0, 500))
 def test_reachable_pages_have_their_places_and_what_is_missing_before_them_is_a_ghost(
-    paths, data, chunk
+    paths, data, chunk, num_expected
 ):
     pages = sorted(pages_of(paths))
     missing = data.draw(st.sets(st.sampled_from(pages), max_size=8))
     places = {page: at for at, page in enumerate(pages) if page not in missing}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catalog_loader, "_CHUNK_ENTRIES", chunk)
-        table, groups = load_table(entries_of(places))
+    table, left_out = load_table(chunks_of(entries_of(places), chunk), num_expected=num_expected)
     reached = {page for page in places if all(cut in places for cut in cuts_before(page))}
     rows = table.live_rows()
     found = dict(zip(index_keys(table, rows), table.place[rows].tolist(), strict=True))
@@ -66,21 +66,25 @@ def test_reachable_pages_have_their_places_and_what_is_missing_before_them_is_a_
     assert found == {key_of(before): GHOST for page in reached for before in ancestors(page)} | {
         key_of(page): pack_place(1, places[page] * 4096, 5000) for page in reached
     }
-    heads = {key_of(page)[:HEAD_BYTES] for page in places if len(page[1]) > GROUP_PAGES}
-    assert groups == {(head, head[-8:]) for head in heads}
-    assert all(anchor != ROOT_ANCHOR for _, anchor in groups)
+    parents, counts = np.unique(table.parent[rows], return_counts=True)
+    inner = parents >= 0
+    assert table.num_children(parents[inner]).tolist() == counts[inner].tolist()
+    assert left_out == sorted({key_of(page)[:HEAD_BYTES] for page in {*places} - reached})
 
 
 def test_an_empty_index():
-    table, groups = load_table([])
+    table, left_out = load_table([])
     assert len(table) == 0
-    assert groups == set()
+    assert left_out == []
 
 
-def test_a_damaged_value_is_told():
+@pytest.mark.parametrize(
+    "value", [b"short", encode_index_value(Location(1 << 28, 0, 1, 0, bytes(8)))]
+)
+def test_a_damaged_value_is_told(value):
     (page,) = pages_on(path_of(NAMESPACES[0], (0,)))
     with pytest.raises(CorruptionError):
-        load_table([(key_of(page), b"short")])
+        load_table([[(key_of(page), value)]])
 
 
 def test_takes_entries_as_they_come():
@@ -90,7 +94,7 @@ def test_takes_entries_as_they_come():
     stop = RuntimeError("stopped")
 
     def until_the_tenth():
-        yield from takewhile(lambda entry: entry != entries[10], entries)
+        yield entries[:10]
         raise stop
 
     with pytest.raises(RuntimeError) as raised:

@@ -41,6 +41,18 @@ def test_padded_is_the_next_whole_block(length):
     assert length <= padded < length + BLOCK_BYTES
 
 
+@given(st.lists(locations, max_size=4))
+def test_places_of_index_values(many):
+    columns = format.index_value_places([format.encode_index_value(at) for at in many])
+    expected = [(at.segment_id, at.offset // BLOCK_BYTES, at.length) for at in many]
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == expected
+
+
+def test_one_index_value_of_a_wrong_size_is_told():
+    with pytest.raises(CorruptionError):
+        format.index_value_places([bytes(30), bytes(29), bytes(31)])
+
+
 @given(locations)
 def test_index_value_round_trip(location):
     value = format.encode_index_value(location)

@@ -31,7 +31,7 @@ from sglang_lsm.eviction.page_paths import index_keys
 from sglang_lsm.eviction.page_table import PageTable
 from sglang_lsm.eviction.row_index import EMPTY
 from sglang_lsm.index.page_index import PageIndex
-from sglang_lsm.pages import NAMESPACE_BYTES, Location, NamespaceId, PagePath
+from sglang_lsm.pages import NAMESPACE_BYTES, Location, PagePath
 from sglang_lsm.stored_rows import GHOST, StoredRows
 from sglang_lsm.tensorlog.log import TensorLog
 
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _CHUNK_KEYS = 1024
 """Keys of one index write: writes hold the GIL."""
+_CHUNK_ENTRIES = 4096
+"""Entries of one step of a scan: what waits for the GIL waits for some ms."""
 
 
 class Catalog:
@@ -268,13 +270,15 @@ class Catalog:
             UnavailableError, CorruptionError: the index failed; the table stays as it was.
             ClosedError: `should_stop` said so.
         """
-        groups: set[tuple[bytes, bytes]] = set()
+        unknown: list[bytes] = []
         restored = _restored(kept)
         try:
             if restored is not None:
                 table, now = restored
             else:
-                table, groups = load_table(self._entries_until(should_stop))
+                table, unknown = load_table(
+                    self._chunks_until(should_stop), num_expected=self._index.approximate_len()
+                )
                 now = 0
         except StoreError:
             with self._lock:
@@ -282,7 +286,6 @@ class Catalog:
             raise
         with self._lock:
             self._rows.reset(table, now)
-            unknown = [prefix for prefix, anchor in groups if self._is_unknown(prefix, anchor)]
             self._adopt_rows()
             for change in self._waiting:
                 change()
@@ -349,11 +352,12 @@ class Catalog:
         with self._lock:
             return dict(self._rows.num_live)
 
-    def _entries_until(self, should_stop: Callable[[], bool]) -> Iterator[tuple[bytes, bytes]]:
-        for entry in self._index.scan(b"", None):
+    def _chunks_until(self, should_stop: Callable[[], bool]) -> Iterator[list[tuple[bytes, bytes]]]:
+        entries = self._index.scan(b"", None)
+        while chunk := list(islice(entries, _CHUNK_ENTRIES)):
             if should_stop():
                 raise ClosedError("the store is closing")
-            yield entry
+            yield chunk
 
     def _adopt_rows(self) -> None:
         """Count the pages of each segment; drop those of segments that are gone."""
@@ -371,13 +375,6 @@ class Catalog:
     def _is_stale(self, value: bytes) -> bool:
         """Return whether an index value names a segment that is gone."""
         return not self._log.has(format.index_value_owner(value)[0])
-
-    def _is_unknown(self, prefix: bytes, anchor: bytes) -> bool:
-        """Return whether a group of the index hangs on a page that is not stored."""
-        with self._lock:
-            table = self._rows.table
-            root = table.root(NamespaceId(prefix[:NAMESPACE_BYTES]))
-            return bool(table.find(table.keys(root, [anchor]))[0] == EMPTY)
 
     def _enter(
         self, path: PagePath, indices: Sequence[int], locations: Sequence[Location]

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from sglang_lsm.errors import CorruptionError, FormatVersionError
 from sglang_lsm.pages import Location
@@ -41,6 +43,15 @@ INDEX_VALUE = struct.Struct("<IIIHQ8s")
 CHECKSUM = struct.Struct("<Q")
 
 _HASH_TAIL_BYTES = 8
+_PLACE_COLUMNS = np.dtype(
+    {
+        "names": ["segment_id", "block", "length"],
+        "formats": ["<u4"] * 3,
+        "offsets": [0, 4, 8],
+        "itemsize": INDEX_VALUE.size,
+    }
+)
+"""INDEX_VALUE, as far as it tells where a page lies."""
 _segment_bytes: Callable[[bytes], bytes] = itemgetter(slice(4))
 _tail_bytes: Callable[[bytes], bytes] = itemgetter(slice(-_HASH_TAIL_BYTES, None))
 
@@ -150,6 +161,20 @@ def index_value_owners(values: Sequence[bytes]) -> tuple[set[int], list[bytes]]:
     """Return the segments that index values name, each once, and the hash tail of each value."""
     segments = set(map(_segment_bytes, values))
     return {int.from_bytes(i, "little") for i in segments}, list(map(_tail_bytes, values))
+
+
+def index_value_places(
+    values: Sequence[bytes],
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return of each index value the segment, the offset in blocks, and the length in bytes.
+
+    Raises:
+        CorruptionError: one is not 30 bytes.
+    """
+    if any(map(INDEX_VALUE.size.__ne__, map(len, values))):
+        raise CorruptionError("index value of a wrong size")
+    columns = np.frombuffer(b"".join(values), _PLACE_COLUMNS)
+    return columns["segment_id"], columns["block"], columns["length"]
 
 
 def encode_segment_header(segment_id: int) -> bytes:

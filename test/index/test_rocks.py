@@ -1,6 +1,7 @@
 """What is RocksDB's alone; what every index owes stands in `test_page_index`."""
 
 import os
+import random
 
 import pytest
 from sglang_lsm.config import IndexConfig
@@ -87,6 +88,26 @@ def test_a_damaged_block_is_corruption(tmp_path):
         index.walk([key(0), key(1)])
     with pytest.raises(CorruptionError):
         list(index.scan(b"", None))
+    index.close()
+
+
+def test_damage_behind_good_blocks_is_not_the_end_of_a_scan(tmp_path):
+    values = random.Random(0)
+    index = RocksIndex(tmp_path / "index", IndexConfig())
+    index.put([(key(i), values.randbytes(30)) for i in range(2000)])
+    index.flush()
+    index.close()
+    # One table of some 40 blocks.
+    table = max((tmp_path / "index").glob("*.sst"), key=lambda table: table.stat().st_size)
+    with table.open("r+b") as file:
+        file.seek(table.stat().st_size // 2)
+        file.write(bytes(64))
+    index = RocksIndex(tmp_path / "index", IndexConfig())
+    found = []
+    with pytest.raises(CorruptionError):
+        found.extend(index.scan(b"", None))
+    assert 0 < len(found) < 2000
+    assert [k for k, _ in found] == [key(i) for i in range(len(found))]
     index.close()
 
 

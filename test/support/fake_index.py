@@ -104,6 +104,10 @@ class FakeIndex:
             found = _between(self._tables().pages, start, end)
         yield from found
 
+    def approximate_len(self) -> int:
+        with self._disk.mutex:
+            return len(self._tables().pages) // 2
+
     def get_meta(self, key: bytes) -> bytes | None:
         with self._disk.mutex:
             return self._tables().meta.get(key)

@@ -1,23 +1,18 @@
-"""From rows back to index keys, and from index keys to rows: walking up, and loading.
+"""From rows back to index keys, by walking up.
 
-Eviction spells the keys of its victims from the table alone. A scan of the index, in any order,
-builds the table anew. Both need the lock of the store.
+Eviction spells the keys of its victims from the table alone. Needs the lock of the store.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sglang_lsm.eviction.page_table import ROOT, PageTable
-from sglang_lsm.eviction.places import Places
-from sglang_lsm.eviction.row_index import EMPTY, Keys, Rows
+from sglang_lsm.eviction.row_index import Keys, Rows
 from sglang_lsm.keycodec import DIGEST_BYTES, GROUP_PAGES, HEAD_BYTES, ROOT_ANCHOR
-from sglang_lsm.pages import NamespaceId
 
 _ROWS_AT_ONCE = 512
-_UNKNOWN = -(1 << 31) + 1
 
 
 def index_keys(table: PageTable, rows: Rows) -> list[bytes]:
@@ -71,57 +66,3 @@ def _walk(table: PageTable, rows: Rows) -> tuple[Keys, Rows, NDArray[np.int64]]:
         current[inner] = table.parent[current[inner]]
         inner = inner[current[inner] >= 0]
     return np.array(steps, np.uint64).reshape(len(steps), len(rows)), current, depths
-
-
-@dataclass(slots=True)
-class TableLoader:
-    """Fills an empty table from a scan of the index, which may come in any order and in parts."""
-
-    table: PageTable
-    _rows: list[Rows] = field(default_factory=list)
-    _above: list[Keys] = field(default_factory=list)
-    _parents: list[Rows] = field(default_factory=list)
-
-    def add(
-        self,
-        namespace: NamespaceId,
-        digests: Sequence[bytes],
-        parents: Sequence[bytes],
-        places: Places,
-    ) -> None:
-        """Take pages of one namespace.
-
-        Args:
-            namespace: whose.
-            digests: `[P]`, the last eight bytes of each index key.
-            parents: `[P]`, the eight bytes before those: a digest or an anchor.
-            places: `[P]`, where each page lies.
-        """
-        root = self.table.root(namespace)
-        above = np.frombuffer(b"".join(parents), ">u8").astype(np.uint64)
-        self._parents.append(np.where(above == 0, root, _UNKNOWN).astype(np.int32))
-        self._above.append(above ^ self.table.salt(root))
-        self._rows.append(self.table.load(self.table.keys(root, digests), places))
-
-    def finish(self) -> int:
-        """Link all pages to their parents; return how many were dropped as orphans.
-
-        An orphan leads to no root: a page before it is not indexed, so it can never be a hit. Its
-        entry in the index is one whose page the table lacks.
-        """
-        if not self._rows:
-            return 0
-        rows, above = np.concatenate(self._rows), np.concatenate(self._above)
-        parents = np.concatenate(self._parents)
-        inner = parents == _UNKNOWN
-        parents[inner] = self.table.find(above[inner])
-        up = np.full(int(rows.max()) + 1, EMPTY, np.int32)
-        up[rows] = parents
-        # Every round doubles how far each page sees; in the end all see their root, or none.
-        while (inner_rows := np.flatnonzero(up >= 0)).size:
-            up[inner_rows] = up[up[inner_rows]]
-        lost = up[rows] == EMPTY
-        self.table.link(rows[~lost], parents[~lost])
-        self.table.link(rows[lost], np.full(np.count_nonzero(lost), ROOT, np.int32))
-        self.table.remove(rows[lost])
-        return int(np.count_nonzero(lost))

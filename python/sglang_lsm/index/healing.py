@@ -71,6 +71,11 @@ class HealingIndex:
         with self._users as index:
             yield from index.scan(start, end)
 
+    def approximate_len(self) -> int:
+        """See PageIndex."""
+        with self._users as index:
+            return index.approximate_len()
+
     def get_meta(self, key: bytes) -> bytes | None:
         """See PageIndex."""
         with self._users as index:

@@ -28,6 +28,9 @@ class PageIndex(Protocol):
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """Yield the entries in `[start, end)` in key order, as of one moment."""
 
+    def approximate_len(self) -> int:
+        """Return about how many entries there are."""
+
     def get_meta(self, key: bytes) -> bytes | None:
         """Return a value of the meta family, which holds facts about the store, not pages."""
 
