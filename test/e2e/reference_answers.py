@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM
 
 def greedy_answer(model: Path, prompt: Sequence[int], num_tokens: int) -> tuple[int, ...]:
     """Return the continuation of `prompt` in float32, the end token taken as any other."""
+    # As the servers under test, see launches.
+    torch.set_num_threads(1)
     network = _network(model)
     answer: list[int] = []
     step, cache = torch.tensor([prompt]), None
