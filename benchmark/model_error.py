@@ -32,6 +32,8 @@ class Pair:
     """Predicted from what the arm itself saw: the model alone."""
     default_s: float
     """Predicted from what the default arm saw: what the controller has before it changes."""
+    is_default: bool = False
+    """Of which the default arm has measured what it costs: no prediction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ def pairs_of(workload: str, arms: Mapping[str, Rows], default: str) -> Iterator[
                     round_number=int(number),
                     arm=arm,
                     measured_s=measured_s,
-                    own_s=phase["predicted"][arm],
+                    own_s=phase["own_s"],
+                    is_default=arm == default,
                     default_s=plain["predicted"][arm],
                 )
 
@@ -81,7 +84,9 @@ def pairs_of(workload: str, arms: Mapping[str, Rows], default: str) -> Iterator[
 def errors(pairs: Iterable[Pair], *, from_default: bool = False) -> Errors | None:
     """Return the relative errors of the predictions; None without pairs."""
     found = [
-        abs((one.default_s if from_default else one.own_s) / one.measured_s - 1.0) for one in pairs
+        abs((one.default_s if from_default else one.own_s) / one.measured_s - 1.0)
+        for one in pairs
+        if not (from_default and one.is_default)
     ]
     if not found:
         return None

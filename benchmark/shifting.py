@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from sglang_lsm.config import GIB, StoreConfig
+from sglang_lsm.controller.calibration import calibrated
 from sglang_lsm.controller.cost_model import predict
 from sglang_lsm.controller.profile import DeviceProfile
 from sglang_lsm.controller.reuse import ReuseCurve
@@ -21,6 +23,7 @@ from sglang_lsm.controller.tuner import Senses, Tuner
 from sglang_lsm.controller.window import Surroundings, Window, window_between
 from sglang_lsm.fs import available_memory_bytes
 from sglang_lsm.observability.access_trace import AccessTrace
+from sglang_lsm.observability.counters import StoreStats
 from sglang_lsm.pages import PagePath
 from sglang_lsm.periodic import Periodic
 from sglang_lsm.store import Store
@@ -70,8 +73,10 @@ class PhaseCost:
     num_bytes: int
     seconds: float
     hit_share: float
-    predicted: dict[str, float]
-    """Seconds by arm, as the model saw them in this phase of this arm."""
+    own_s: float = 0.0
+    """Predicted of this arm, with what was known of the device when the phase began."""
+    predicted: dict[str, float] = field(default_factory=dict)
+    """Seconds by arm, as the model saw them at the end of this phase of this arm."""
     changes: list[tuple[float, int, str]] = field(default_factory=list)
     """Changes of the controller: seconds and requests from the phase's start, and what it was."""
 
@@ -126,6 +131,8 @@ class _Run:
         self._memory = aligned_memory(_MAX_PROMPT_BYTES)
         self._decisions: list[tuple[float, str]] = []
         self._trace, self._reuse = AccessTrace(), ReuseCurve()
+        self._profile = setting.profile
+        self._looked = (time.perf_counter(), self._store.stats())
         self._thread: Periodic | None = None
         if arm.mode == "off":
             self._store.watch(self._trace)
@@ -141,10 +148,12 @@ class _Run:
     def phase(self, name: str, requests: Sequence[Request]) -> PhaseCost:
         phase, missed, num_hits, num_pages = Phase(), 0, 0, 0
         before, started_s = self._store.stats(), time.perf_counter()
-        marks = []
+        profile, marks = self._profile, []
         for request in requests:
             num_found = self._serve(phase, request)
             marks.append(time.perf_counter())
+            if marks[-1] - self._looked[0] > INTERVAL_S:
+                self._look()
             missed += (request.num_pages - num_found) * request.page_bytes
             num_hits, num_pages = num_hits + num_found, num_pages + request.num_pages
         seconds = time.perf_counter() - started_s
@@ -167,7 +176,7 @@ class _Run:
             num_bytes=phase.num_bytes,
             seconds=seconds,
             hit_share=num_hits / num_pages,
-            predicted=self._predicted(before, after, seconds),
+            **self._predicted(before, after, seconds, profile),
             changes=changes,
         )
 
@@ -191,23 +200,41 @@ class _Run:
         phase.num_bytes += request.num_pages * request.page_bytes
         return num_found
 
-    def _predicted(self, before, after, seconds: float) -> dict[str, float]:
-        """Return the seconds of the phase under each arm, as the model sees it from this one."""
+    def _look(self) -> Window | None:
+        """See what a controller would have seen since the last look; static arms only."""
         if self._arm.mode != "off":
-            return {}
+            return None
+        now_s, stats = time.perf_counter(), self._store.stats()
         self._reuse.enter(self._trace.drain())
+        window = self._window(self._looked[1], stats, now_s - self._looked[0])
+        self._looked = now_s, stats
+        self._profile = calibrated(self._profile, self._arm.config, window)
+        return window
+
+    def _window(self, before: StoreStats, after: StoreStats, seconds: float) -> Window:
         cache_bytes = float(available_memory_bytes())
         around = Surroundings(
             cache_bytes=cache_bytes,
             reuse=self._reuse.summary(cache_bytes),
             recompute_s_per_byte=1.0 / self._setting.recompute_bytes_per_s,
         )
-        window: Window = window_between(before, after, seconds, around)
+        return window_between(before, after, seconds, around)
+
+    def _predicted(
+        self, before: StoreStats, after: StoreStats, seconds: float, known: DeviceProfile
+    ) -> dict[str, Any]:
+        """Return the seconds of the phase under each arm, as the model sees it from this one."""
+        if self._look() is None:
+            return {}
+        window = self._window(before, after, seconds)
+        used = self._arm.config
         return {
-            arm.name: predict(arm.config, self._arm.config, window, self._setting.profile).total_s
-            * seconds
-            for arm in self._arms
-            if arm.mode == "off"
+            "own_s": predict(used, used, window, known).total_s * seconds,
+            "predicted": {
+                arm.name: predict(arm.config, used, window, self._profile).total_s * seconds
+                for arm in self._arms
+                if arm.mode == "off"
+            },
         }
 
     def _senses(self) -> Senses:

@@ -190,7 +190,7 @@ class Store:
         Raises:
             UnavailableError, ClosedError.
         """
-        with self._gate.entered():
+        with self._gate.entered(), self._log.spending.call("probe"):
             num_hits = num_current(self._log, path, self._index.walk(keycodec.encode(path)))
             num_hits = min(num_hits, self._holds.num_unexpired(path))
         self._counters.add(pages_probed=path.num_pages, pages_hit=num_hits)
@@ -226,16 +226,16 @@ class Store:
             ClosedError.
         """
         check_counts(path, pages)
-        keys = list(keycodec.encode(path))
         try:
-            with self._gate.entered():
+            with self._gate.entered(), self._log.spending.call("write") as call:
+                keys = list(keycodec.encode(path))
                 if self._holds.num_unexpired(path) < path.num_pages:
                     # What has expired goes first, or it would take the new pages along.
                     self._expire()
-                started_s = time.perf_counter()
                 missing = missing_pages(self._log, path, self._index.get(keys))
                 if self.config.admission == "second":
                     missing = self._doorkeeper.admit(path, missing, pages, self._counters)
+                call.asked()
                 if missing and not self._append(path, keys, pages, missing, still_valid):
                     return False
         except StoreError:
@@ -246,7 +246,6 @@ class Store:
             bytes_put=sum(page_bytes(pages[i]) for i in missing),
             pages_skipped=len(keys) - len(missing),
             puts=1 if missing else 0,
-            write_s=time.perf_counter() - started_s,
         )
         return True
 
@@ -266,8 +265,8 @@ class Store:
             ClosedError.
         """
         check_counts(path, out)
-        keys = list(keycodec.encode(path))
-        with self._gate.entered():
+        with self._gate.entered(), self._log.spending.call("read"):
+            keys = list(keycodec.encode(path))
             values = self._index.walk(keys)[: self._holds.num_unexpired(path)]
             current = values[: num_current(self._log, path, values)]
             locations = [format.decode_index_value(value) for value in current]
@@ -275,11 +274,9 @@ class Store:
                 (i for i, at in enumerate(locations) if at.length != page_bytes(out[i])),
                 len(locations),
             )
-            started_s = time.perf_counter()
             found = (keys[:num_fitting], locations[:num_fitting], out[:num_fitting])
             result = read_at_pace(self._log.read, pace, *found)
             num_damaged = self._forget(keys, locations, result.damaged)
-            read_s = time.perf_counter() - started_s
             num_pages = next((i for i, ok in enumerate(result.intact) if not ok), num_fitting)
             if num_pages:
                 self._note_read(path, locations[:num_pages])
@@ -288,7 +285,6 @@ class Store:
             bytes_got=sum(at.length for at in locations[:num_pages]),
             pages_damaged=num_damaged,
             gets=1 if num_pages else 0,
-            read_s=read_s,
         )
         return num_pages
 
@@ -383,7 +379,7 @@ class Store:
 
     def stats(self) -> StoreStats:
         """Return totals and sizes. O(number of segments), touches no disk."""
-        stats = self._counters.snapshot()
+        stats = self._counters.snapshot(self._log.spending.totals())
         stats.num_segments = len(self._log.segment_ids())
         stats.num_pages = sum(self._catalog.live_pages().values())
         stats.allocated_bytes = self._log.allocated_bytes()

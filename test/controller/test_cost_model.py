@@ -27,6 +27,7 @@ loads = st.builds(
     lambda read, write, cached, again: replace(
         reads(share=read, cached=cached, again=again),
         puts=write * 512, bytes_put=write * GIB, pages_put=write * 16384, write_s=0.1,
+        read_own_s=read * 0.1, write_own_s=write * 0.2,
     ),
     st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1),
 )  # fmt: skip
@@ -48,8 +49,11 @@ def test_costs_are_finite_and_never_negative(chosen, used, window):
 def test_twice_the_work_costs_twice_as_much(window, more):
     rates = {
         name: getattr(window, name) * more
-        for name in ("gets", "bytes_got", "extents_got", "puts", "bytes_put", "pages_put")
-    }
+        for name in (
+            "gets", "bytes_got", "extents_got", "read_own_s", "puts", "bytes_put", "pages_put",
+            "write_own_s",
+        )
+    }  # fmt: skip
     assert cost(replace(window, **rates)).total_s == pytest.approx(
         cost(window).total_s * more, rel=1e-6
     )
@@ -118,6 +122,39 @@ def test_a_call_reads_one_block_a_run_of_the_index_at_most():
 
 
 def test_offers_that_are_refused_still_cost_their_calls():
-    refused = Window(seconds=1.0, puts=100.0, bytes_refused=1.0 * GIB)
+    refused = Window(seconds=1.0, bytes_refused=1.0 * GIB, ask_s=0.02, write_own_s=0.02)
     second = replace(BASE, admission="second")
-    assert predict(second, second, refused, PROFILE).cpu_s > 0
+    assert predict(second, second, refused, PROFILE).cpu_s == pytest.approx(0.02)
+
+
+def test_our_own_work_is_taken_as_it_was_measured_under_any_io_setting():
+    idle, busy = writes(), writes(write_own_s=0.2, pages_probed=8192.0, probe_s=0.05)
+    for mode in ("direct", "buffered"):
+        more = cost(busy, log__io_mode=mode)
+        base = cost(idle, log__io_mode=mode)
+        assert more.wait_s - base.wait_s == pytest.approx(0.25)
+        assert more.cpu_s - base.cpu_s == pytest.approx(0.25)
+
+
+def test_each_call_more_is_given_to_another_thread():
+    profile = replace(PROFILE, handover_s=1e-4)
+    window = reads(share=1.0, read_own_s=0.1)
+    few, many = (
+        cost(window, profile=profile, log__io_bytes=size).cpu_s for size in (2 * MIB, MIB // 4)
+    )
+    assert many - few == pytest.approx(window.gets * 7 * 1e-4)
+
+
+def test_of_pages_that_would_be_refused_the_asking_is_left():
+    second = cost(writes(write_own_s=0.2, ask_s=0.03), admission="second")
+    assert second.cpu_s == pytest.approx(0.03)
+
+
+def test_a_first_hit_that_second_use_loses_is_written_then():
+    window = reads(again=0.0)
+    second = cost(window, admission="second")
+    assert second.read_s == 0.0
+    size = window.bytes_got / window.gets
+    assert second.write_s == pytest.approx(
+        window.bytes_got * PROFILE.speed("write_direct", size, 1).s_per_byte
+    )

@@ -18,7 +18,7 @@ def test_a_profile_survives_its_file():
 @example(b"")
 @example(b"null")
 @example(b"[" * 100_000)
-@example(encode_profile(device()).replace(b'"version": 2', b'"version": 1'))
+@example(encode_profile(device()).replace(b'"version": 3', b'"version": 2'))
 @example(encode_profile(device()).replace(b"read_hot", b"read_hit"))
 @example(encode_profile(device()).replace(b'"depth": 1', b'"depth": 0'))
 @example(encode_profile(device()).replace(b'"sync_s": 0.002', b'"sync_s": NaN'))
@@ -60,8 +60,9 @@ def test_larger_calls_are_never_slower_on_a_device_with_latency(kind, size, dept
 def test_what_live_transfers_teach_stays_bounded(lessons):
     profile = device()
     for kind, ratio in lessons:
-        profile = profile.refreshed({kind: ratio})
-    assert all(1 / 17 < factor < 17 for factor in profile.factors.values())
+        profile = profile.refreshed({kind: ratio}, {kind: ratio})
+    factors = [*profile.factors.values(), *profile.cpu_factors.values()]
+    assert all(1 / 17 < factor < 17 for factor in factors)
     assert decode_profile(encode_profile(profile)) == profile
 
 

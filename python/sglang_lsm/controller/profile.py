@@ -1,12 +1,14 @@
 """What the device can do: speed by kind of transfer, bytes a call and calls under way. Pure.
 
-A profile is a grid of measured points, and a factor a kind that live I/O corrects.
+A profile is a grid of measured points, and two factors a kind that live I/O corrects: of the time
+that transfers take, and of their CPU.
 """
 
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
 from sglang_lsm.errors import CorruptionError
@@ -14,7 +16,7 @@ from sglang_lsm.errors import CorruptionError
 Kind = Literal["read_direct", "read_cold", "read_hot", "write_direct", "write_buffered"]
 """`read_cold` and `read_hot` go through the page cache, where the page is not or is."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-PROFILE_VERSION = 2
+PROFILE_VERSION = 3
 
 _MAX_FACTOR = 16.0
 _LEARNING = 0.3
@@ -52,8 +54,12 @@ class DeviceProfile:
     points: tuple[Point, ...]
     sync_s: float = 0.0
     """Time of one sync with little to write."""
+    handover_s: float = 0.0
+    """CPU of giving one job to another thread and taking what it found."""
     factors: Mapping[str, float] = field(default_factory=dict)
     """By kind: how many times longer live transfers take than the points say."""
+    cpu_factors: Mapping[str, float] = field(default_factory=dict)
+    """By kind: how many times more CPU they take."""
 
     def speed(self, kind: Kind, io_bytes: float, depth: float) -> Speed:
         """Return the speed of transfers of `io_bytes`, `depth` of them under way.
@@ -71,22 +77,34 @@ class DeviceProfile:
         s_per_byte = a.s_per_byte ** (1 - share) * b.s_per_byte**share
         cpu = a.cpu_s_per_byte + (b.cpu_s_per_byte - a.cpu_s_per_byte) * share
         smaller = max(1.0, sizes[0] / max(io_bytes, 1.0))
-        factor = self.factors.get(kind, 1.0)
-        return Speed(s_per_byte * smaller * factor, cpu * smaller)
+        factor, cpu_factor = self.factors.get(kind, 1.0), self.cpu_factors.get(kind, 1.0)
+        return Speed(s_per_byte * smaller * factor, cpu * smaller * cpu_factor)
 
-    def refreshed(self, measured: Mapping[Kind, float]) -> "DeviceProfile":
+    def refreshed(
+        self,
+        measured: Mapping[Kind, float],
+        measured_cpu: Mapping[Kind, float] = MappingProxyType({}),
+    ) -> "DeviceProfile":
         """Return the profile after live transfers of some kinds took `measured` times as long as it
-        says; factors of other kinds fade."""
-        factors: dict[str, float] = {}
-        for kind in KINDS:
-            log = math.log(self.factors.get(kind, 1.0))
-            if kind in measured:
-                log += _LEARNING * math.log(max(measured[kind], 1e-9))
-            else:
-                log *= _FORGETTING
-            limit = math.log(_MAX_FACTOR)
-            factors[kind] = math.exp(min(max(log, -limit), limit))
-        return replace(self, factors=factors)
+        says, and `measured_cpu` times as much CPU; factors of other kinds fade."""
+        return replace(
+            self,
+            factors=_learned(self.factors, measured),
+            cpu_factors=_learned(self.cpu_factors, measured_cpu),
+        )
+
+
+def _learned(known: Mapping[str, float], measured: Mapping[Kind, float]) -> dict[str, float]:
+    limit = math.log(_MAX_FACTOR)
+    factors: dict[str, float] = {}
+    for kind in KINDS:
+        log = math.log(known.get(kind, 1.0))
+        if kind in measured:
+            log += _LEARNING * math.log(max(measured[kind], 1e-9))
+        else:
+            log *= _FORGETTING
+        factors[kind] = math.exp(min(max(log, -limit), limit))
+    return factors
 
 
 def encode_profile(profile: DeviceProfile) -> bytes:
@@ -109,8 +127,13 @@ def decode_profile(content: bytes) -> DeviceProfile:
                   float(p["cpu_s_per_byte"]))
             for p in values["points"]
         )  # fmt: skip
-        factors = {str(kind): float(value) for kind, value in values["factors"].items()}
-        profile = DeviceProfile(points, float(values["sync_s"]), factors)
+        factors, cpu_factors = (
+            {str(kind): float(value) for kind, value in values[name].items()}
+            for name in ("factors", "cpu_factors")
+        )
+        profile = DeviceProfile(
+            points, float(values["sync_s"]), float(values["handover_s"]), factors, cpu_factors
+        )
     except _SENSELESS as error:
         raise CorruptionError(f"not a device profile. reason={error}") from error
     _check(profile)
@@ -119,14 +142,15 @@ def decode_profile(content: bytes) -> DeviceProfile:
 
 def _check(profile: DeviceProfile) -> None:
     kinds = {point.kind for point in profile.points}
-    numbers = [profile.sync_s, *profile.factors.values()]
+    factors = [*profile.factors.values(), *profile.cpu_factors.values()]
+    numbers = [profile.sync_s, profile.handover_s, *factors]
     for point in profile.points:
         numbers += [point.bytes_per_s, point.cpu_s_per_byte]
     is_sane = all(math.isfinite(number) and number >= 0 for number in numbers)
     are_positive = all(
         point.bytes_per_s > 0 and point.io_bytes > 0 and point.depth > 0 for point in profile.points
     )
-    if not is_sane or not are_positive or kinds != set(KINDS) or 0.0 in profile.factors.values():
+    if not is_sane or not are_positive or kinds != set(KINDS) or 0.0 in factors:
         raise CorruptionError("a device profile with points missing or senseless")
 
 

@@ -27,6 +27,7 @@ PROFILE_NAME = "PROFILE"
 SCRATCH_NAME = "profile-scratch"
 SIZES = (64 << 10, 512 << 10, 4 << 20)
 DEPTHS = (1, 2, 4, 8)
+_NUM_HANDOVERS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +122,8 @@ class _Bench:
         start = time.perf_counter()
         self.buffered.pwritev([self._memory[: mmap.PAGESIZE]], 0)
         self.buffered.sync()
-        return DeviceProfile(tuple(points), sync_s=time.perf_counter() - start)
+        sync_s = time.perf_counter() - start
+        return DeviceProfile(tuple(points), sync_s=sync_s, handover_s=_handover_s())
 
     def _run(self, kind: Kind, size: int, depth: int, *, whole: bool = False) -> Point:
         """Move the scratch file in random order until time is up, all of it if `whole`."""
@@ -152,6 +154,15 @@ class _Bench:
             seconds = time.perf_counter() - start
         num_bytes = sum(moved for moved, _ in results)
         return Point(kind, size, depth, num_bytes / seconds, sum(c for _, c in results) / num_bytes)
+
+
+def _handover_s() -> float:
+    """Return the CPU of giving a job to another thread, ours and its."""
+    with _lanes(1) as pool:
+        theirs_s, mine_s = pool.submit(time.thread_time).result(), time.thread_time()
+        for _ in range(_NUM_HANDOVERS):
+            theirs_now_s = pool.submit(time.thread_time).result()
+        return (theirs_now_s - theirs_s + time.thread_time() - mine_s) / _NUM_HANDOVERS
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Protocol
 
 from sglang_lsm.config import StoreConfig
-from sglang_lsm.controller.cost_model import Cost, predict, read_kinds
+from sglang_lsm.controller.calibration import calibrated
+from sglang_lsm.controller.cost_model import Cost, predict
 from sglang_lsm.controller.ledger import Ledger
 from sglang_lsm.controller.policy import (
     ADVISED,
@@ -28,7 +29,7 @@ from sglang_lsm.controller.policy import (
     judge,
     value_of,
 )
-from sglang_lsm.controller.profile import DeviceProfile, Kind
+from sglang_lsm.controller.profile import DeviceProfile
 from sglang_lsm.controller.reuse import ReuseCurve
 from sglang_lsm.controller.window import Surroundings, Window, is_shift, window_between
 from sglang_lsm.observability.access_trace import AccessTrace
@@ -201,7 +202,7 @@ class Tuner:
         cost = predict(config, config, window, self.profile)
         bias = window.wait_s / cost.wait_s if cost.wait_s > 0 and window.wait_s > 0 else 1.0
         # What live transfers took goes into the profile, so that the model stays near the truth.
-        self.profile = self.profile.refreshed(_observed(config, window, self.profile))
+        self.profile = calibrated(self.profile, config, window)
         for is_advice in (False, True):
             free = {name: values for name, values in self._allowed(phase).items()
                     if (name in ADVISED) == is_advice}  # fmt: skip
@@ -304,23 +305,6 @@ class Tuner:
         logger.info(
             "tuner: %s. setting=%s old=%s new=%s", event, change.setting, change.old, change.new
         )
-
-
-def _observed(config: StoreConfig, window: Window, profile: DeviceProfile) -> dict[Kind, float]:
-    """Return how many times longer transfers took than the profile says, where that is clear."""
-    cost = predict(config, config, window, profile)
-    found: dict[Kind, float] = {}
-    if window.read_s > 0 and cost.read_s > 0:
-        kinds = read_kinds(config, window)
-        times = {kind: share * profile.speed(kind, 1 << 20, 2).s_per_byte
-                 for kind, share in kinds.items()}  # fmt: skip
-        main = max(times, key=lambda kind: times[kind])
-        if times[main] >= 0.7 * sum(times.values()):
-            found[main] = window.read_s / cost.read_s
-    if window.write_s > 0 and cost.write_s > 0:
-        is_buffered = config.log.io_mode == "buffered"
-        found["write_buffered" if is_buffered else "write_direct"] = window.write_s / cost.write_s
-    return found
 
 
 def _cost(cost: Cost) -> dict[str, object]:

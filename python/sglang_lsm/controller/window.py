@@ -31,13 +31,21 @@ class Window:
     extents_got: float = 0.0
     bytes_scattered: float = 0.0
     extents_scattered: float = 0.0
+    probe_s: float = 0.0
     read_s: float = 0.0
+    read_own_s: float = 0.0
+    read_transfer_cpu_s: float = 0.0
+    check_cpu_s: float = 0.0
     puts: float = 0.0
     bytes_put: float = 0.0
     pages_put: float = 0.0
     bytes_offered_again: float = 0.0
     bytes_refused: float = 0.0
+    pages_refused: float = 0.0
     write_s: float = 0.0
+    write_own_s: float = 0.0
+    ask_s: float = 0.0
+    write_transfer_cpu_s: float = 0.0
     pages_probed: float = 0.0
     pages_hit: float = 0.0
     bytes_merged: float = 0.0
@@ -48,8 +56,18 @@ class Window:
 
     @property
     def wait_s(self) -> float:
-        """Seconds that callers spent in reads and writes."""
-        return self.read_s + self.write_s
+        """Seconds that callers spent in probes, reads and writes."""
+        return self.probe_s + self.read_s + self.write_s
+
+    @property
+    def read_io_s(self) -> float:
+        """Of reads, what was not our own work: waiting for transfers."""
+        return max(0.0, self.read_s - self.read_own_s)
+
+    @property
+    def write_io_s(self) -> float:
+        """Of writes, what was not our own work."""
+        return max(0.0, self.write_s - self.write_own_s)
 
     @property
     def num_bytes(self) -> float:

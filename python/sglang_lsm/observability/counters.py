@@ -1,7 +1,9 @@
 """Counters of one store: counted where it happens, read all at once."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 
 
 @dataclass(slots=True)
@@ -43,10 +45,22 @@ class StoreStats:
     bytes_scattered: int = 0
     """Of gets that were made of too many runs, see `merge`."""
     extents_scattered: int = 0
+    probe_s: float = 0.0
+    """Time of probes. The seconds up to `check_cpu_s` are those of `Spending`."""
     read_s: float = 0.0
-    """Time of gets in the log, waiting for others included."""
+    """Time of gets, waiting for others included."""
     write_s: float = 0.0
-    """Time of puts in log and index."""
+    """Time of puts."""
+    read_own_s: float = 0.0
+    """CPU of gets beside moving bytes, on the threads that called."""
+    write_own_s: float = 0.0
+    ask_s: float = 0.0
+    """Of it, finding out what is to be written."""
+    read_transfer_cpu_s: float = 0.0
+    """CPU of moving bytes, on all threads."""
+    write_transfer_cpu_s: float = 0.0
+    check_cpu_s: float = 0.0
+    """CPU of the reader threads beside moving bytes."""
     merge_s: float = 0.0
     num_pages: int = 0
     num_segments: int = 0
@@ -67,8 +81,8 @@ class Counters:
             for name, amount in amounts.items():
                 setattr(self._totals, name, getattr(self._totals, name) + amount)
 
-    def snapshot(self) -> StoreStats:
-        """Return a copy, consistent in itself."""
+    def snapshot(self, more: Mapping[str, float] = MappingProxyType({})) -> StoreStats:
+        """Return a copy, consistent in itself; `more` is counted elsewhere."""
         with self._lock:
             values = {f.name: getattr(self._totals, f.name) for f in fields(StoreStats)}
-        return StoreStats(**values)
+        return StoreStats(**{**values, **more})

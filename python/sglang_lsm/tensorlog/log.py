@@ -18,6 +18,7 @@ from sglang_lsm import format
 from sglang_lsm.config import LogConfig
 from sglang_lsm.errors import CorruptionError, FormatVersionError, UnavailableError
 from sglang_lsm.fs import FileSystem, available_memory_bytes
+from sglang_lsm.observability.spending import Spending
 from sglang_lsm.pages import Location, PageBuffer
 from sglang_lsm.tensorlog.segment import Segment, parse_segment_name, segment_name
 from sglang_lsm.tensorlog.transfer import (
@@ -95,6 +96,8 @@ class TensorLog:
             first_id: no new segment gets a smaller id, whatever files there are.
             clock_ms: wall time, written into batch headers.
         """
+        self.spending = Spending()
+        """Told what transfers cost."""
         self._fs, self._directory, self._config = fs, directory, config
         self._admit, self._clock_ms = admit, clock_ms
         self._tail_lock = threading.Lock()
@@ -459,7 +462,8 @@ class TensorLog:
         transfers = [] if is_one_call else plan_transfers(new.unsealed(place), io_bytes=io_bytes)
         writes = [
             self._submit(
-                place.segment.write,
+                self._write_parts,
+                place.segment,
                 gather_write((pages[i], new.lengths[i]) for i in transfer.indices),
                 transfer.offset,
                 direct=direct,
@@ -474,7 +478,7 @@ class TensorLog:
         parts: list[memoryview | bytes] = [self._aligned(format.encode_batch_header(batch))]
         if is_one_call:
             parts += gather_write(zip(pages, new.lengths, strict=True))
-        place.segment.write(parts, place.offset, direct=direct)
+        self._write_parts(place.segment, parts, place.offset, direct=direct)
         if self._config.durability == "batch":
             place.segment.sync()
         else:
@@ -482,11 +486,13 @@ class TensorLog:
                 self._unsynced.add(place.segment)
         return batch.locations()
 
-    def _describe(
-        self,
-        place: Reservation,
-        new: "_NewBatch",
-    ) -> format.Batch:
+    def _write_parts(
+        self, segment: Segment, parts: Sequence[memoryview | bytes], offset: int, *, direct: bool
+    ) -> None:
+        with self.spending.transfer("write"):
+            segment.write(parts, offset, direct=direct)
+
+    def _describe(self, place: Reservation, new: "_NewBatch") -> format.Batch:
         entries = tuple(
             format.BatchEntry(key, length, format.page_checksum(key, page), tail)
             for key, page, tail, length in zip(*new, strict=True)
@@ -509,9 +515,9 @@ class TensorLog:
             if not alive:
                 return None
             try:
-                return segment.read(
-                    gather_read(pages, scratch=scratch), transfer.offset, direct=direct
-                )
+                parts = gather_read(pages, scratch=scratch)
+                with self.spending.transfer("read"):
+                    return segment.read(parts, transfer.offset, direct=direct)
             except UnavailableError as error:
                 logger.warning("cannot read pages, counted as misses. reason=%s", error)
                 return None
@@ -527,7 +533,7 @@ class TensorLog:
     def _submit(self, call: Callable[P, None], *args: P.args, **named: P.kwargs) -> Future[None]:
         # Under the lock, so that the pool is not one that `tune` has just closed.
         with self._pool_lock:
-            return self._pool.submit(call, *args, **named)
+            return self._pool.submit(self.spending.job, call, *args, **named)
 
     def _run_all(self, jobs: Sequence[Callable[[], None]]) -> None:
         """Run jobs on the pool, the last one here, and wait for all."""
