@@ -176,10 +176,12 @@ def server_table(found: Sequence[Asked]) -> Shown:
             str(asked.pages_written),
             f"{asked.bytes_written / 2**20:.1f}",
             f"{asked.scheduler_p50_ms:.3f} / {asked.scheduler_p99_ms:.3f}",
+            f"{asked.scheduler_cpu_p50_ms:.3f} / {asked.scheduler_cpu_p99_ms:.3f}",
         ]
         for asked in found
     ]
-    return Shown(title="real servers", head=[*head, "scheduler ms a request p50/p99"], rows=rows)
+    head += ["scheduler ms a request p50/p99", "of those CPU"]
+    return Shown(title="real servers", head=head, rows=rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,7 +27,10 @@ WORKING_SETS = 3
 """Distinct pages asked for, over those of device and host."""
 ANSWER_TOKENS = 1
 SETTLED_S = 1.0
-_TIME = re.compile(r"time on the scheduler thread\. .* p50_ms=([\d.]+) p99_ms=([\d.]+)")
+_TIME = re.compile(
+    r"time on the scheduler thread\. .* p50_ms=([\d.]+) p99_ms=([\d.]+) "
+    r"cpu_p50_ms=([\d.]+) cpu_p99_ms=([\d.]+)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,9 @@ class Asked:
     scheduler_p50_ms: float
     """Time of our code on the scheduler thread, of a request."""
     scheduler_p99_ms: float
+    scheduler_cpu_p50_ms: float
+    """Of that: on a core."""
+    scheduler_cpu_p99_ms: float
 
 
 def ask_servers(turns: Sequence[Turn], *, quick: bool) -> list[Asked]:
@@ -99,7 +105,8 @@ def _ask(policy: str, prompts: Sequence[Sequence[int]], device_tokens: int) -> A
     with Server.start(models.random_llama(models.TINY), flags, log=log) as server:
         replies = [server.generate(input_ids=p, max_new_tokens=ANSWER_TOKENS) for p in prompts]
         pages = _settled_pages(server)
-    times = _TIME.search(log.read_text(errors="replace"))
+    found = _TIME.search(log.read_text(errors="replace"))
+    times = [float(time_ms) for time_ms in found.groups()] if found else [float("nan")] * 4
     shape = models.TINY
     token_bytes = (
         2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * (2 + 2 * (not has_gpu()))
@@ -113,8 +120,10 @@ def _ask(policy: str, prompts: Sequence[Sequence[int]], device_tokens: int) -> A
         disk_tokens=sum(reply.cached.disk for reply in replies),
         pages_written=pages,
         bytes_written=pages * PAGE_SIZE * token_bytes,
-        scheduler_p50_ms=float(times[1]) if times else float("nan"),
-        scheduler_p99_ms=float(times[2]) if times else float("nan"),
+        scheduler_p50_ms=times[0],
+        scheduler_p99_ms=times[1],
+        scheduler_cpu_p50_ms=times[2],
+        scheduler_cpu_p99_ms=times[3],
     )
 
 

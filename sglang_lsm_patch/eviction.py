@@ -238,6 +238,7 @@ class EvictionPath:
         self._figures.pages_withdrawn = outcomes.get(Outcome.WITHDRAWN, 0)
         self._figures.pages_failed = outcomes.get(Outcome.FAILED, 0)
         self._figures.scheduler_s = self._meter.total_s
+        self._figures.scheduler_cpu_s = self._meter.cpu_s
         self._figures.scheduler_calls = self._meter.num_calls
         return self._figures
 
@@ -287,7 +288,7 @@ class EvictionPath:
         generations = self._ledger.begin_write(run.pages)
         return WriteJob(
             path=self._path(run, len(run.pages)),
-            pages=self._buffers(run.pages),
+            pages=partial(self._buffers, run.pages),
             done=lambda outcome: self._ended.append((run.pages, generations, outcome)),
             still_valid=partial(self._ledger.is_current, run.pages, generations),
         )
@@ -314,18 +315,17 @@ class EvictionPath:
             for place in places:
                 self._ring.give_back(place)
 
-        if not self._writer.submit(WriteJob(path=path, pages=copies, done=give_back)):
+        if not self._writer.submit(WriteJob(path=path, pages=lambda: copies, done=give_back)):
             give_back(Outcome.DROPPED)
             self._figures.pages_dropped += len(copies)
             self._figures.pages_staged -= len(copies)
 
     def _queue_copied(self, path: PagePath, copied: CopiedPages) -> None:
-        job = WriteJob(
-            path=path,
-            pages=copied.pages,
-            done=lambda _outcome: copied.give_back(),
-            wait=copied.wait,
-        )
+        def pages() -> Sequence[PageBuffer]:
+            copied.wait()
+            return copied.pages
+
+        job = WriteJob(path=path, pages=pages, done=lambda _outcome: copied.give_back())
         if not self._writer.submit(job):
             # The copy may be under way, and the place must not be filled twice at once.
             copied.wait()

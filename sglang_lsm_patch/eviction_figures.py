@@ -45,6 +45,8 @@ class EvictionFigures:
     pages_failed: int = 0
     scheduler_s: float = 0.0
     """Time the scheduler thread spent here, flushes not counted."""
+    scheduler_cpu_s: float = 0.0
+    """Of that: on a core. The rest it waited for one, or for another thread of the process."""
     scheduler_calls: int = 0
 
     def __str__(self) -> str:
@@ -53,20 +55,21 @@ class EvictionFigures:
 
 
 class Meter:
-    """Adds up the time inside its `with` blocks; one inside another counts once.
+    """Adds up the time inside its `with` blocks, on the clock and on a core; one inside another
+    counts once.
 
-    Owned by one thread.
+    Owned by one thread. Cost: about 2 us a block.
     """
 
     def __init__(self) -> None:
-        self.total_s, self.num_calls = 0.0, 0
-        self._entered_s, self._depth = 0.0, 0
-        self._lap_from_s: float | None = None
-        self._laps_s: deque[float] = deque(maxlen=MAX_LAPS)
+        self.total_s, self.cpu_s, self.num_calls = 0.0, 0.0, 0
+        self._entered_s, self._entered_cpu_s, self._depth = 0.0, 0.0, 0
+        self._lap_from_s: tuple[float, float] | None = None
+        self._laps_s: deque[tuple[float, float]] = deque(maxlen=MAX_LAPS)
 
     def __enter__(self) -> "Meter":
         if self._depth == 0:
-            self._entered_s = time.perf_counter()
+            self._entered_s, self._entered_cpu_s = time.perf_counter(), time.thread_time()
         self._depth += 1
         return self
 
@@ -79,14 +82,20 @@ class Meter:
         self._depth -= 1
         if self._depth == 0:
             self.total_s += time.perf_counter() - self._entered_s
+            self.cpu_s += time.thread_time() - self._entered_cpu_s
             self.num_calls += 1
 
     def lap(self) -> None:
         """Note that a request came: what is added until the next one comes is taken as its time."""
         if self._lap_from_s is not None:
-            self._laps_s.append(self.total_s - self._lap_from_s)
-        self._lap_from_s = self.total_s
+            from_s, from_cpu_s = self._lap_from_s
+            self._laps_s.append((self.total_s - from_s, self.cpu_s - from_cpu_s))
+        self._lap_from_s = self.total_s, self.cpu_s
 
     def laps_s(self) -> list[float]:
         """Return the time of each of the last MAX_LAPS requests, in seconds, sorted."""
-        return sorted(self._laps_s)
+        return sorted(wall_s for wall_s, _ in self._laps_s)
+
+    def cpu_laps_s(self) -> list[float]:
+        """As `laps_s`, of the time on a core; a busy machine or process does not lengthen it."""
+        return sorted(cpu_s for _, cpu_s in self._laps_s)

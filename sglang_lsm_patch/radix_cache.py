@@ -148,13 +148,19 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             eviction.close()
 
     def _log_time(self) -> None:
-        laps_s, self._meter = self._meter.laps_s(), Meter()
-        if laps_s:
+        meter, self._meter = self._meter, Meter()
+        times_s = [
+            laps_s[len(laps_s) * percent // 100]
+            for laps_s in (meter.laps_s(), meter.cpu_laps_s())
+            for percent in (50, 99)
+            if laps_s
+        ]
+        if times_s:
             logger.info(
-                "kv storage time on the scheduler thread. requests=%d p50_ms=%.3f p99_ms=%.3f",
-                len(laps_s),
-                1e3 * laps_s[len(laps_s) // 2],
-                1e3 * laps_s[len(laps_s) * 99 // 100],
+                "kv storage time on the scheduler thread. requests=%d p50_ms=%.3f p99_ms=%.3f "
+                "cpu_p50_ms=%.3f cpu_p99_ms=%.3f",
+                len(meter.laps_s()),
+                *(1e3 * time_s for time_s in times_s),
             )
 
     def _lsm_storage(self) -> LsmStorage | None:

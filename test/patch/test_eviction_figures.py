@@ -7,6 +7,8 @@ from sglang_lsm_patch.eviction_figures import MAX_LAPS, EvictionFigures, Meter
 def clock_of(monkeypatch):
     seconds = [0.0]
     monkeypatch.setattr(eviction_figures.time, "perf_counter", lambda: seconds[0])
+    # Half of the time another thread has the core.
+    monkeypatch.setattr(eviction_figures.time, "thread_time", lambda: seconds[0] / 2)
 
     def passes(amount):
         seconds[0] += amount
@@ -22,7 +24,7 @@ def test_nested_blocks_count_once(monkeypatch):
             passes(2.0)
         passes(4.0)
     passes(8.0)
-    assert (meter.total_s, meter.num_calls) == (7.0, 1)
+    assert (meter.total_s, meter.cpu_s, meter.num_calls) == (7.0, 3.5, 1)
 
 
 def test_a_lap_is_the_time_from_one_request_to_the_next(monkeypatch):
@@ -33,6 +35,7 @@ def test_a_lap_is_the_time_from_one_request_to_the_next(monkeypatch):
             passes(amount)
         passes(5.0)
     assert meter.laps_s() == [1.0, 3.0]
+    assert meter.cpu_laps_s() == [0.5, 1.5]
     for _ in range(2 * MAX_LAPS):
         meter.lap()
     assert len(meter.laps_s()) == MAX_LAPS

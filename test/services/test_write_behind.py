@@ -50,7 +50,7 @@ def job(tokens, ended, *, start=0, still_valid=None, content=None):
         pages[0] = [memoryview(bytearray(content))]
     return WriteJob(
         path=path,
-        pages=pages,
+        pages=lambda: pages,
         done=lambda outcome: ended.append((path, outcome)),
         still_valid=still_valid,
     )
@@ -174,13 +174,16 @@ def test_pages_are_read_once_they_are_there(sink):
     ended, copied = [], threading.Event()
     waiting = threading.Event()
 
-    def wait():
+    one = job([1], ended)
+
+    def pages():
         waiting.set()
         assert copied.wait(WAIT_S)
+        return one.pages()
 
     sink.gate.set()
     writer = WriteBehind(sink, max_pages=8)
-    assert writer.submit(dataclasses.replace(job([1], ended), wait=wait))
+    assert writer.submit(dataclasses.replace(one, pages=pages))
     assert waiting.wait(WAIT_S)
     assert sink.calls == [] and ended == []
     copied.set()

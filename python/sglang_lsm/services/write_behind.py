@@ -31,14 +31,13 @@ class WriteJob:
     """Pages of one radix path, and what to do when they are written or not."""
 
     path: PagePath
-    pages: Sequence[PageBuffer]
-    """Borrowed until `done` is called."""
+    pages: Callable[[], Sequence[PageBuffer]]
+    """Called on the thread that writes, so that looking for 64 pages costs nobody else; returns
+    when their bytes are there. They are borrowed until `done` is called."""
     done: Callable[[Outcome], None]
     """Called once, on the thread that wrote or dropped the job; must not raise."""
     still_valid: Callable[[], bool] | None = None
     """See `Store.put_batch`."""
-    wait: Callable[[], None] | None = None
-    """Called before the pages are read, on the thread that writes: returns when they are there."""
 
 
 class PageSink(Protocol):
@@ -88,7 +87,7 @@ class WriteBehind:
 
         A job larger than the bound is taken when nothing else waits. Never blocks on the disk.
         """
-        num_pages = len(job.pages)
+        num_pages = job.path.num_pages
         with self._changed:
             is_full = self._num_pending + num_pages > self._max_pages and self._num_pending > 0
             if self._is_closing or is_full:
@@ -100,10 +99,8 @@ class WriteBehind:
 
     def write(self, job: WriteJob) -> Outcome:
         """Write a job at once, on this thread; `done` is called before it returns. Never raises."""
-        if job.wait is not None:
-            job.wait()
         try:
-            is_stored = self._sink.put_batch(job.path, job.pages, still_valid=job.still_valid)
+            is_stored = self._sink.put_batch(job.path, job.pages(), still_valid=job.still_valid)
             outcome = Outcome.STORED if is_stored else Outcome.WITHDRAWN
             self._note_health(None)
         except StoreError as error:
@@ -166,10 +163,10 @@ class WriteBehind:
 
     def _finish(self, job: WriteJob, outcome: Outcome) -> None:
         with self._changed:
-            self._pages_by_outcome[outcome] += len(job.pages)
+            self._pages_by_outcome[outcome] += job.path.num_pages
         job.done(outcome)
 
     def _forget(self, job: WriteJob) -> None:
         with self._changed:
-            self._num_pending -= len(job.pages)
+            self._num_pending -= job.path.num_pages
             self._changed.notify_all()
