@@ -1,14 +1,16 @@
 """What does it cost to find pages: time a probe, memory and disk an entry, by index and by key?
 
-    python -m benchmark.bench_index --quick         1e5 entries
-    python -m benchmark.bench_index --json FILE     1e5 and 1e6, three rounds; --full adds 1e7,
-                                                    once, and takes 15 minutes
+    python -m benchmark.bench_index --quick         1e5 entries, 1 minute
+    python -m benchmark.bench_index --json FILE     1e5 and 1e6, three rounds, 10 minutes; --full
+                                                    adds 1e7, once, and takes 20 minutes
 
 Pages form families of four paths of 64 pages that share their first 16 (208 entries). A probe asks
 for 64 stored pages (hit), for 128 of which 64 are stored (half), or for 128 unknown ones (miss).
-Every index runs in a process of its own, order shuffled a round; the block cache is larger and
-smaller than the index in turn. At 1e7 entries the two variants of ours and one of the hash keys are
-left out. The kernel's page cache holds the tables either way.
+Every index runs in processes of its own, order shuffled a round. Its entries are put once; then it
+is probed with a block cache larger than the index in the same process, and in one that has just
+opened it with a smaller cache, so that the RAM of that row counts no memtable. At 1e7 entries the
+two variants of ours and one of the hash keys are left out. The kernel's page cache holds the tables
+either way. What is known is written to the file after each index.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,6 +79,16 @@ class IndexCell:
     num_probes: int
     seed: int
 
+    @property
+    def num_families(self) -> int:
+        """Whole families, as many as there is room for."""
+        return max(1, self.num_entries // FAMILY_PAGES)
+
+    @property
+    def num_stored(self) -> int:
+        """Entries of whole families."""
+        return self.num_families * FAMILY_PAGES
+
 
 def family_paths(family: int) -> list[list[PageHash]]:
     """Return the four paths of a family, each from the root."""
@@ -101,35 +113,108 @@ def measure_index(cell: IndexCell, directory: Path) -> Figures:
     Raises:
         RivalUnavailableError: it cannot run here.
     """
-    spec = INDEXES[cell.index]
-    config = IndexConfig(block_cache_bytes=CACHES.get(cell.cache, 0))
     directory.mkdir(parents=True)
     try:
-        return _measure(cell, lambda: spec.open(directory, config), spec.survives)
+        index, figures = _filled(cell, directory)
+        if INDEXES[cell.index].survives:
+            index.close()
+            index, opened = _opened(cell, directory)
+            figures |= opened
+        figures |= _compacted(index, cell, part=0)
+        index.close()
     finally:
         shutil.rmtree(directory)
+    return figures
 
 
-def _measure(cell: IndexCell, open_index: Callable[[], PathIndex], survives: bool) -> Figures:
-    num_families = max(1, cell.num_entries // FAMILY_PAGES)
-    num_entries = num_families * FAMILY_PAGES
-    gc.collect()
-    start_bytes = resident_bytes()
-    index = open_index()
-    figures: Figures = {"insert_us": _insert(index, num_families) * 1e6 / num_entries}
-    figures |= _probes(index, cell, num_families)
-    figures["ram_bytes"] = (resident_bytes() - start_bytes) / num_entries
-    figures["disk_bytes"] = index.disk_bytes() / num_entries
-    if survives:
-        index.close()
-        start = time.perf_counter()
-        index = open_index()
-        figures["open_ms"] = (time.perf_counter() - start) * 1e3
-    index.compact()
-    figures["compacted_disk_bytes"] = index.disk_bytes() / num_entries
-    figures |= {f"compacted_{k}": v for k, v in _probes(index, cell, num_families).items()}
-    figures |= _purge(index, min(num_families, 20))
+def measure_caches(cells: Sequence[IndexCell], directory: Path) -> list[Figures | Unmeasured]:
+    """Measure one index with several caches, each in processes of its own; put the entries once."""
+    if len(cells) == 1:
+        return [run_alone(measure_index, cells[0], directory)]
+    directory.mkdir(parents=True)
+    try:
+        found = [run_alone(fill_and_probe, cells[0], directory)]
+        if isinstance(found[0], Unmeasured):
+            return found * len(cells)
+        found += [run_alone(open_and_probe, cell, directory) for cell in cells[1:]]
+        compacted = [
+            run_alone(compact_and_probe, cell, directory, part) for part, cell in enumerate(cells)
+        ]
+    finally:
+        shutil.rmtree(directory)
+    return [_joined(parts) for parts in zip(found, compacted, strict=True)]
+
+
+def fill_and_probe(cell: IndexCell, directory: Path) -> Figures:
+    """Put the entries, probe, and leave the index closed."""
+    index, figures = _filled(cell, directory)
     index.close()
+    index, opened = _opened(cell, directory)
+    index.close()
+    return figures | opened
+
+
+def open_and_probe(cell: IndexCell, directory: Path) -> Figures:
+    """Probe what another process has put."""
+    start_bytes = _start_bytes()
+    index, figures = _opened(cell, directory)
+    figures |= _probes(index, cell, range(cell.num_families))
+    figures["ram_bytes"] = (resident_bytes() - start_bytes) / cell.num_stored
+    index.close()
+    return figures
+
+
+def compact_and_probe(cell: IndexCell, directory: Path, part: int) -> Figures:
+    """Compact, probe, and purge some families: the `part`-th of those to be purged."""
+    index, _ = _opened(cell, directory)
+    figures = _compacted(index, cell, part)
+    index.close()
+    return figures
+
+
+def _filled(cell: IndexCell, directory: Path) -> tuple[PathIndex, Figures]:
+    start_bytes = _start_bytes()
+    index = _open(cell, directory)
+    figures: Figures = {"insert_us": _insert(index, cell.num_families) * 1e6 / cell.num_stored}
+    figures |= _probes(index, cell, range(cell.num_families))
+    figures["ram_bytes"] = (resident_bytes() - start_bytes) / cell.num_stored
+    figures["disk_bytes"] = index.disk_bytes() / cell.num_stored
+    return index, figures
+
+
+def _opened(cell: IndexCell, directory: Path) -> tuple[PathIndex, Figures]:
+    start = time.perf_counter()
+    index = _open(cell, directory)
+    return index, {"open_ms": (time.perf_counter() - start) * 1e3}
+
+
+def _open(cell: IndexCell, directory: Path) -> PathIndex:
+    config = IndexConfig(block_cache_bytes=CACHES.get(cell.cache, 0))
+    return INDEXES[cell.index].open(directory, config)
+
+
+def _compacted(index: PathIndex, cell: IndexCell, part: int) -> Figures:
+    index.compact()
+    figures = {"compacted_disk_bytes": index.disk_bytes() / cell.num_stored}
+    num_purged = max(1, min(20, cell.num_families // 4))
+    purged = range(part * num_purged, (part + 1) * num_purged)
+    # Those before are purged already.
+    probed = _probes(index, cell, range(purged.start, cell.num_families))
+    return figures | {f"compacted_{k}": v for k, v in probed.items()} | _purge(index, purged)
+
+
+def _start_bytes() -> int:
+    gc.collect()
+    return resident_bytes()
+
+
+def _joined(parts: Sequence[Figures | Unmeasured]) -> Figures | Unmeasured:
+    """Return the figures of all parts, or the first reason why there are none."""
+    figures: Figures = {}
+    for part in parts:
+        if isinstance(part, Unmeasured):
+            return part
+        figures |= part
     return figures
 
 
@@ -148,7 +233,7 @@ def _insert(index: PathIndex, num_families: int) -> float:
     return seconds
 
 
-def _probes(index: PathIndex, cell: IndexCell, num_families: int) -> Figures:
+def _probes(index: PathIndex, cell: IndexCell, families: range) -> Figures:
     """Probe random paths, the kinds mixed, so that none finds the other's path in the CPU caches.
 
     Raises:
@@ -159,7 +244,7 @@ def _probes(index: PathIndex, cell: IndexCell, num_families: int) -> Figures:
     kinds = [kind for kind in seconds for _ in range(cell.num_probes)]
     chooser.shuffle(kinds)
     for number, kind in enumerate(kinds):
-        hashes = family_paths(chooser.randrange(num_families))[chooser.randrange(BRANCHES)]
+        hashes = family_paths(chooser.choice(families))[chooser.randrange(BRANCHES)]
         if kind == "half":
             hashes += chained_hashes("more", ASKED_PAGES - PATH_PAGES, above=hashes[-1])
         elif kind == "miss":
@@ -177,11 +262,11 @@ def _probes(index: PathIndex, cell: IndexCell, num_families: int) -> Figures:
     }
 
 
-def _purge(index: PathIndex, num_families: int) -> Figures:
+def _purge(index: PathIndex, families: range) -> Figures:
     """Forget whole families by their root; an index that cannot leaves the figure out."""
     namespace = benchmark_namespace()
     seconds = 0.0
-    for family in range(num_families):
+    for family in families:
         paths = family_paths(family)
         below = [page for path in insertions(family) for page in path.hashes[path.start :]]
         root = PagePath(namespace, paths[0][:1])
@@ -193,7 +278,7 @@ def _purge(index: PathIndex, num_families: int) -> Figures:
         seconds += time.perf_counter() - start
         if index.probe(PagePath(namespace, paths[-1])) != 0:
             raise AssertionError("a purged path is still there")
-    return {"purge_us": seconds * 1e6 / (num_families * FAMILY_PAGES)}
+    return {"purge_us": seconds * 1e6 / (len(families) * FAMILY_PAGES)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,36 +288,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = machine_facts(options.dir)
     results: list[tuple[IndexCell, Figures | Unmeasured]] = []
     with tempfile.TemporaryDirectory(dir=options.dir) as directory:
-        for cell in _cells(options):
-            results.append((cell, run_alone(measure_index, cell, Path(directory) / "index")))
+        for cells in _plan(options):
+            print(
+                f"bench index: {cells[0].index} {cells[0].num_entries:.0e}",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+            results += zip(cells, measure_caches(cells, Path(directory) / "index"), strict=True)
+            if options.json:
+                done = [{**asdict(cell), "figures": _plain(found)} for cell, found in results]
+                write_json(options.json, {"benchmark": "index", "machine": facts, "cells": done})
     print_facts(facts)
     for num_entries in sorted({cell.num_entries for cell, _ in results}):
         print(f"\n### {num_entries:.0e} entries\n")
         print(_table([(c, f) for c, f in results if c.num_entries == num_entries]))
-    if options.json:
-        cells = [{**asdict(cell), "figures": _plain(figures)} for cell, figures in results]
-        write_json(options.json, {"benchmark": "index", "machine": facts, "cells": cells})
     return 1 if any(isinstance(f, Unmeasured) and f.failed for _, f in results) else 0
 
 
-def _cells(options: argparse.Namespace) -> Iterator[IndexCell]:
+def _plan(options: argparse.Namespace) -> Iterator[list[IndexCell]]:
     """Yield what to measure: rounds outermost, indexes shuffled inside, 1e7 in one round only."""
     sizes = [10**5] if options.quick else [10**5, 10**6, *([10**7] if options.full else [])]
     num_rounds = options.rounds or (1 if options.quick else 3)
+    probes = 300 if options.quick else 2000
     for number in range(num_rounds):
         for num_entries in sizes:
             if num_entries == 10**7 and number > 0:
                 continue
-            order = [
-                (name, cache)
-                for name, spec in INDEXES.items()
-                if num_entries < 10**7 or name in AT_MOST
-                for cache in (CACHES if spec.has_cache else ("-",))
-            ]
+            order = [name for name in INDEXES if num_entries < 10**7 or name in AT_MOST]
             random.Random(options.seed + number).shuffle(order)
-            for name, cache in order:
-                probes = 300 if options.quick else 2000
-                yield IndexCell(name, num_entries, cache, probes, options.seed + number)
+            for name in order:
+                caches = CACHES if INDEXES[name].has_cache else ("-",)
+                yield [
+                    IndexCell(name, num_entries, cache, probes, options.seed + number)
+                    for cache in caches
+                ]
 
 
 def _plain(figures: Figures | Unmeasured) -> Figures | dict[str, str]:

@@ -7,10 +7,21 @@ from sglang_lsm.config import IndexConfig
 from sglang_lsm.keycodec import hash_tail
 from sglang_lsm.pages import Location, PagePath
 
-from benchmark.bench_index import FAMILY_PAGES, IndexCell, family_paths, insertions, measure_index
+from benchmark import bench_index
+from benchmark.bench_index import (
+    CACHES,
+    COLUMNS,
+    FAMILY_PAGES,
+    IndexCell,
+    family_paths,
+    insertions,
+    measure_caches,
+    measure_index,
+)
 from benchmark.index_rivals import INDEXES
 from benchmark.pagedata import benchmark_namespace
 from benchmark.rivals.interface import RivalUnavailableError
+from benchmark.workers import Unmeasured
 
 CELLS = [IndexCell(name, 3 * FAMILY_PAGES, "small", 20, 1) for name in INDEXES]
 
@@ -23,6 +34,25 @@ def test_an_index_answers_before_and_after_compaction_and_purge(
     assert all(figures[name] > 0 for name in ("insert_us", "hit_p50_us", "compacted_half_p50_us"))
     assert ("open_ms" in figures) == INDEXES[cell.index].survives
     assert not (tmp_path / "index").exists()
+
+
+def test_with_two_caches_the_entries_are_put_once_and_each_row_has_its_probes(
+    tmp_path: Path,
+) -> None:
+    cells = [IndexCell("radix_path", 9 * FAMILY_PAGES, cache, 20, 1) for cache in CACHES]
+    large, small = measure_caches(cells, tmp_path / "index")
+    assert not isinstance(large, Unmeasured)
+    assert not isinstance(small, Unmeasured)
+    assert {*large} - {*small} == {"insert_us", "disk_bytes"}
+    assert {title for title, _ in COLUMNS} <= {*large}
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_index_that_cannot_run_has_the_reason_in_each_row(tmp_path: Path, monkeypatch) -> None:
+    reason = Unmeasured("not here", failed=False)
+    monkeypatch.setattr(bench_index, "run_alone", lambda work, *arguments: reason)
+    cells = [IndexCell("radix_path", FAMILY_PAGES, cache, 5, 1) for cache in CACHES]
+    assert measure_caches(cells, tmp_path / "index") == [reason] * 2
 
 
 @pytest.mark.parametrize("name", list(INDEXES))
