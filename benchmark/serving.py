@@ -244,6 +244,20 @@ class Server:
         samples = (sample for family in families for sample in family.samples)
         return sum(sample.value for sample in samples if sample.name == name)
 
+    def by_label(self, name: str, label: str) -> dict[str, float]:
+        """Return a Prometheus metric's samples, added up by the value of one of its labels.
+
+        Raises:
+            ServerError: the server is gone.
+        """
+        values: dict[str, float] = {}
+        for family in text_string_to_metric_families(self.get("/metrics").text):
+            for sample in family.samples:
+                if sample.name == name:
+                    key = sample.labels[label]
+                    values[key] = values.get(key, 0.0) + sample.value
+        return values
+
     def wait_backed_up(self, num_tokens: int, *, timeout_s: float = 60.0) -> None:
         """Wait until the disk tier has taken `num_tokens` tokens since the server's start.
 

@@ -15,6 +15,7 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang_lsm_patch.arguments import page_hashes
 from sglang_lsm_patch.eviction import EvictionPath
 from sglang_lsm_patch.eviction_figures import Meter
+from sglang_lsm_patch.metrics import TierMetrics
 from sglang_lsm_patch.ranks import let_this_rank_write
 from sglang_lsm_patch.recency import RequestsSeen
 from sglang_lsm_patch.shutdown import before_sigterm
@@ -49,6 +50,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         """Build upstream's cache."""
         self._requests, self._meter = RequestsSeen(), Meter()
         self._prefilled: tuple[int, float] | None = None
+        self._metrics: TierMetrics | None = None
         super().__init__(*args, **kwargs)
 
     # Life of the host and disk tiers.
@@ -246,11 +248,24 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
     def check_hicache_events(self) -> None:
         """Poll the copies under way; then write what is due."""
         super().check_hicache_events()
+        with self._meter:
+            self._tell_metrics()
         if self._eviction is None:
             return
         num_stored = self._eviction.step(self.cache_controller.mem_pool_host.available_size())
         if num_stored and self.enable_storage_metrics:
             self.storage_metrics_collector.log_backuped_tokens(num_stored * self.page_size)
+
+    def _tell_metrics(self) -> None:
+        backend = self._lsm_storage() if self.enable_storage_metrics else None
+        collector = self.storage_metrics_collector
+        if backend is None or collector is None:
+            return
+        if self._metrics is None:
+            self._metrics = TierMetrics(collector.labels, time.monotonic)
+        if self._metrics.is_due():
+            written = self._eviction.figures() if self._eviction is not None else None
+            self._metrics.tell(backend.figures(), written)
 
     # Complete paths on reads.
 

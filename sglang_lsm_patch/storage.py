@@ -8,7 +8,8 @@ process. Each failure becomes a miss and a count, in `_or_miss` and nowhere else
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from sglang_lsm.errors import (
     StoreError,
     UnavailableError,
 )
-from sglang_lsm.load_gate import LoadGate
+from sglang_lsm.load_gate import GateFigures, LoadGate
 from sglang_lsm.pages import Fingerprint, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.store import Store
 
@@ -48,6 +49,21 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ExtraInfo = HiCacheStorageExtraInfo | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierFigures:
+    """What the tier measured and counted since its start, beside what SGLang counts."""
+
+    read_bytes_per_second: float | None
+    """None before it was measured, or without a gate."""
+    prefill_tokens_per_second: float | None
+    bytes: int | None
+    """Allocated on disk; None while the store is not open."""
+    quota_bytes: int | None
+    gate: GateFigures | None
+    failures: Mapping[str, int]
+    """Calls that became misses, by reason."""
 
 
 class LsmStorage(HiCacheStorage):  # type: ignore[misc]
@@ -455,6 +471,24 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         read_pages, read_gb_per_s = self._reads.take()
         written_pages, written_gb_per_s = self._writes.take()
         return StorageMetrics(read_pages, written_pages, read_gb_per_s, written_gb_per_s)
+
+    def figures(self) -> TierFigures:
+        """Return what was measured and counted; touches no disk."""
+        gate, pages = self._gate, self._pages
+        speeds = gate.speeds() if gate is not None else None
+        read_s = speeds.read_s if speeds is not None else None
+        compute_s = speeds.compute_s if speeds is not None else None
+        stats = self._store.stats() if self._store is not None else None
+        return TierFigures(
+            read_bytes_per_second=pages.page_bytes / read_s if pages and read_s else None,
+            prefill_tokens_per_second=self.mem_pool_host.page_size / compute_s
+            if compute_s
+            else None,
+            bytes=stats.allocated_bytes if stats is not None else None,
+            quota_bytes=stats.quota_bytes if stats is not None else None,
+            gate=gate.figures() if gate is not None else None,
+            failures=self.miss_counts(),
+        )
 
     def miss_counts(self) -> dict[str, int]:
         """Return failed calls by reason since the start."""

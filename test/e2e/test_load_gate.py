@@ -1,11 +1,14 @@
 """A disk that is slower than computing: what was stored is computed, and the answer is right."""
 
+import time
+
 import pytest
 from launches import ask, ask_and_store, full_page_tokens
 from slow_disk import SlowDisk
 
 from benchmark.serving import Cached
 
+TOKEN_BYTES = 4096
 FIRST_PART_TOKENS = 1024
 """4 MiB of the tiny model."""
 
@@ -38,5 +41,12 @@ def test_a_disk_slower_than_prefill_is_left_alone(
     slow_disk.slow_down(seconds_per_mib=1.0)
     assert again() == Cached(disk=FIRST_PART_TOKENS)
     assert again() == Cached()
+    # Metrics are told once a second, in a step.
+    time.sleep(1.1)
+    ask(server, new_prompt(300))
+    pages = server.by_label("sglang:kv_storage_gate_pages_total", "decision")
+    assert (pages["cut"], pages["declined"]) == (30, 46)
+    read_tokens_per_s = server.metric("sglang:kv_storage_read_bytes_per_second") / TOKEN_BYTES
+    assert 0 < read_tokens_per_s < server.metric("sglang:kv_storage_prefill_tokens_per_second")
     launcher.stop()
     assert "pages_cut=30 " in server.log_text()

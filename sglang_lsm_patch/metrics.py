@@ -1,0 +1,101 @@
+"""The tier's own figures among SGLang's metrics, named `sglang:kv_storage_*`.
+
+SGLang counts hits and transfers of any storage backend; what it cannot know is what the load gate
+measures and decides, what becomes of writes, and how full the disk is. Built with SGLang's labels
+where its storage metrics are on. `docs/operations.md` lists what is here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sglang_lsm_patch.eviction_figures import EvictionFigures
+from sglang_lsm_patch.storage import TierFigures
+
+INTERVAL_S = 1.0
+"""Figures are told no more often than that."""
+PREFIX = "sglang:kv_storage_"
+GAUGES = {
+    "read_bytes_per_second": "Speed of loading from disk as the load gate measured it.",
+    "prefill_tokens_per_second": "Speed of computing as the load gate measured it.",
+    "bytes": "Bytes allocated on disk.",
+    "quota_bytes": "Bytes that the disk tier may take.",
+}
+COUNTERS = {
+    "gate_pages": (
+        ("decision",),
+        "Stored pages that requests asked for: granted, or declined because computing them is "
+        "faster; and cut, of the granted, because the read turned out too slow.",
+    ),
+    "gate_attempts": ((), "Loads granted only to see whether a slow disk has recovered."),
+    "write_pages": (
+        ("outcome",),
+        "Pages of the write policy evict: stored; withdrawn, given up while they were written; "
+        "failed; dropped for want of room aside; refused, as pages of their kind seldom come back.",
+    ),
+    "failures": (("reason",), "Calls of the disk tier that failed and became misses."),
+}
+
+
+class TierMetrics:
+    """One rank's samples. Owned by the scheduler thread."""
+
+    def __init__(
+        self, labels: Mapping[str, object], clock: Callable[[], float], registry: Any = None
+    ) -> None:
+        """Register the metrics, once a process.
+
+        Args:
+            labels: SGLang's, on each sample.
+            clock: seconds, monotonic.
+            registry: for tests; SGLang's is the default one.
+        """
+        # Not before SGLang has told the library where processes meet.
+        from prometheus_client import REGISTRY, Counter, Gauge
+
+        registry = registry or REGISTRY
+        names = list(labels)
+        self._labels, self._clock, self._next_s = dict(labels), clock, clock()
+        self._gauges = {
+            name: Gauge(
+                PREFIX + name, text, names, registry=registry, multiprocess_mode="mostrecent"
+            )
+            for name, text in GAUGES.items()
+        }
+        self._counters = {
+            name: Counter(f"{PREFIX}{name}_total", text, [*names, *more], registry=registry)
+            for name, (more, text) in COUNTERS.items()
+        }
+        self._told: dict[tuple[str, str], int] = {}
+
+    def is_due(self) -> bool:
+        """Return whether it is time to tell; at most once an interval."""
+        now_s = self._clock()
+        if now_s < self._next_s:
+            return False
+        self._next_s = now_s + INTERVAL_S
+        return True
+
+    def tell(self, tier: TierFigures, written: EvictionFigures | None) -> None:
+        """Take in the figures of now."""
+        for name in GAUGES:
+            value = getattr(tier, name)
+            if value is not None:
+                self._gauges[name].labels(**self._labels).set(value)
+        if tier.gate is not None:
+            gate = tier.gate
+            self._count("gate_pages", gate.pages_found - gate.pages_declined, decision="granted")
+            self._count("gate_pages", gate.pages_declined, decision="declined")
+            self._count("gate_pages", gate.pages_cut, decision="cut")
+            self._count("gate_attempts", gate.attempts)
+        if written is not None:
+            for outcome in ("stored", "withdrawn", "failed", "dropped", "refused"):
+                self._count("write_pages", getattr(written, f"pages_{outcome}"), outcome=outcome)
+        for reason, num_calls in tier.failures.items():
+            self._count("failures", num_calls, reason=reason)
+
+    def _count(self, name: str, total: int, **more: str) -> None:
+        key = name, "".join(more.values())
+        before, self._told[key] = self._told.get(key, 0), total
+        # A total below the last one is that of a tier attached anew.
+        grown = total - before if total >= before else total
+        self._counters[name].labels(**self._labels, **more).inc(grown)
