@@ -5,11 +5,15 @@
 
 Results, logs and the page go to one folder:
 `.cache/bench-all` for the quick form, `benchmark/results` for the full one, which takes hours and
-wants a quiet machine. A benchmark that fails does not stop the others. Benchmarks that replay a
-trace are left out without one.
+wants a quiet machine. The quick form is made for two cores and half an hour; each benchmark of it
+is stopped at a limit of its own, about twice what it takes on a quiet machine. One that fails or is
+stopped does not stop the others; what ended is on the page, and the exit status is 1. Benchmarks
+that replay a trace are left out without one, and the table says so.
 """
 
 import argparse
+import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -17,11 +21,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from benchmark import bench_results
 from benchmark.harness import table
 
 HERE = Path(__file__).resolve().parent
 QUICK_FOLDER = HERE.parent / ".cache" / "bench-all"
+ENDED_WELL = "ended well"
+GRACE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,8 @@ class Step:
     """Runs once a trace of conversations."""
     full: tuple[str, ...] = ()
     """Arguments of the full form."""
+    quick_limit_s: float = 120.0
+    """After which the quick form is stopped."""
 
 
 STEPS = (
@@ -46,15 +56,15 @@ STEPS = (
     Step("scatter"),
     Step("scaling"),
     Step("hitrate", needs_trace=True),
-    Step("writes", needs_trace=True),
-    Step("controller"),
+    Step("writes", needs_trace=True, quick_limit_s=180),
+    Step("controller", quick_limit_s=180),
     Step("model"),
     Step("knobs"),
-    Step("paper"),
-    Step("ttft"),
-    Step("load"),
-    Step("agent", needs_text=True),
-    Step("outside"),
+    Step("paper", quick_limit_s=300),
+    Step("ttft", quick_limit_s=480),
+    Step("load", quick_limit_s=300),
+    Step("agent", needs_text=True, quick_limit_s=300),
+    Step("outside", quick_limit_s=360),
 )
 
 
@@ -66,6 +76,8 @@ class Job:
     """Of its JSON file and its log."""
     module: str
     arguments: tuple[str, ...]
+    limit_s: float | None = None
+    """After which it is stopped; None for never."""
 
 
 def jobs(
@@ -81,7 +93,8 @@ def jobs(
         for suffix, arguments in runs:
             stem = step.name + suffix
             out = ("--json", str(folder / f"{stem}.json"))
-            yield Job(stem, f"benchmark.bench_{step.name}", (*arguments, *form, *out))
+            limit_s = step.quick_limit_s if quick else None
+            yield Job(stem, f"benchmark.bench_{step.name}", (*arguments, *form, *out), limit_s)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,25 +105,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [s for s in STEPS if s.name in options.only and s.name not in options.skip]
     rows, failed = [], False
     start = time.perf_counter()
-    for job in jobs(chosen, options.trace, folder, quick=options.quick):
+    todo = list(jobs(chosen, options.trace, folder, quick=options.quick))
+    for job in todo:
         print(f"bench all: {job.stem}", file=sys.stderr, flush=True)
         begun = time.perf_counter()
-        status = run(job, folder)
-        failed = failed or status != 0
-        ended = "ended well" if status == 0 else f"exit status {status}, see {job.stem}.log"
-        rows.append([job.stem, f"{time.perf_counter() - begun:.0f}", ended])
-    rows.append(["in all", f"{time.perf_counter() - start:.0f}", ""])
-    print(table(["benchmark", "seconds", "result"], rows))
+        verdict = run(job, folder)
+        failed = failed or verdict != ENDED_WELL
+        rows.append([job.stem, f"{time.perf_counter() - begun:.0f}", verdict])
+    rows += [[name, "-", "left out: no --trace of its form"] for name in left_out(chosen, todo)]
+    rows.append(["in all", f"{time.perf_counter() - start:.0f}", "FAILED" if failed else ""])
     out = folder / "RESULTS.md" if options.quick else bench_results.PAGE
     made = bench_results.main(["--from", str(folder), "--out", str(out)])
+    print(table(["stage", "seconds", "verdict"], rows))
     return 1 if failed or made else 0
 
 
-def run(job: Job, folder: Path) -> int:
-    """Run one benchmark in a process of its own, its output into a log; return its status."""
+def left_out(steps: Sequence[Step], found: Sequence[Job]) -> list[str]:
+    """Return the benchmarks that have nothing to run on."""
+    run_modules = {job.module for job in found}
+    return [step.name for step in steps if f"benchmark.bench_{step.name}" not in run_modules]
+
+
+def run(job: Job, folder: Path) -> str:
+    """Run one benchmark in a process of its own, its output into a log; return the verdict.
+
+    At its limit it is interrupted, so that it stops its servers and removes its files, and killed
+    with all its children where it has not ended GRACE_S later.
+    """
+    # A result of an earlier run would stand on the page as this one's.
+    (folder / f"{job.stem}.json").unlink(missing_ok=True)
     with (folder / f"{job.stem}.log").open("wb") as log:
         command = [sys.executable, "-m", job.module, *job.arguments]
-        return subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            status = process.wait(job.limit_s)
+        except subprocess.TimeoutExpired:
+            stop(process)
+            return f"STOPPED at its limit of {job.limit_s:.0f} s, see {job.stem}.log"
+        except KeyboardInterrupt:
+            stop(process)
+            raise
+    return ENDED_WELL if status == 0 else f"FAILED: exit status {status}, see {job.stem}.log"
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Interrupt a process and wait for its end; kill it and its children if none comes."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    # Servers have a process group of their own; they outlive a parent that was killed.
+    for child in (child for child in family if child.is_running()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(family, timeout=GRACE_S)
 
 
 def _of_trace(text: str) -> tuple[str, tuple[str, ...]]:

@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmark import bench_all
@@ -32,12 +34,12 @@ def test_without_a_trace_its_benchmarks_are_left_out(tmp_path: Path) -> None:
 def test_a_benchmark_that_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(job: bench_all.Job, folder: Path) -> int:
+    def run(job: bench_all.Job, folder: Path) -> str:
         if job.stem == "index":
-            return 3
+            return "FAILED: exit status 3, see index.log"
         content = json.loads((RESULTS / "ttft-quick.json").read_text())
         (folder / f"{job.stem}.json").write_text(json.dumps(content))
-        return 0
+        return bench_all.ENDED_WELL
 
     monkeypatch.setattr(bench_all, "run", run)
     assert main(["--quick", "--only", "index", "ttft", "--folder", str(tmp_path)]) == 1
@@ -47,7 +49,56 @@ def test_a_benchmark_that_fails_does_not_stop_the_others(
     assert "Time to first token" in (tmp_path / "RESULTS.md").read_text()
 
 
+def test_a_benchmark_left_out_for_want_of_a_trace_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_all, "run", lambda job, folder: bench_all.ENDED_WELL)
+    content = (RESULTS / "ttft-quick.json").read_text()
+    (tmp_path / "ttft.json").write_text(content)
+    chosen = ["--only", "index", "hitrate", "agent", "--trace", "a.jsonl.gz"]
+    assert main(["--quick", *chosen, "--folder", str(tmp_path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    (agent,) = [line for line in told if "agent" in line]
+    assert "left out: no --trace of its form" in agent
+    assert not any("left out" in line for line in told if "hitrate" in line)
+
+
 def test_output_goes_to_a_log(tmp_path: Path) -> None:
     job = bench_all.Job("usage", "benchmark.bench_index", ("--no-such-option",))
-    assert bench_all.run(job, tmp_path) == 2
+    assert bench_all.run(job, tmp_path) == "FAILED: exit status 2, see usage.log"
     assert "--no-such-option" in (tmp_path / "usage.log").read_text()
+
+
+def test_every_quick_form_has_a_limit_and_no_full_one_has(tmp_path: Path) -> None:
+    traces = ["b.tar.xz:x"]
+    assert all(job.limit_s for job in jobs(STEPS, traces, tmp_path, quick=True))
+    assert not any(job.limit_s for job in jobs(STEPS, traces, tmp_path, quick=False))
+
+
+SLEEPER = """
+import subprocess, sys, time
+child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+print(child.pid, flush=True)
+{ignoring}
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+IGNORING = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
+@pytest.mark.parametrize("ignoring", ["", IGNORING])
+def test_at_its_limit_a_benchmark_ends_and_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignoring: str
+) -> None:
+    (tmp_path / "sleeper.py").write_text(SLEEPER.format(ignoring=ignoring))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(bench_all, "GRACE_S", 2.0)
+    (tmp_path / "sleeper.json").write_text("of an earlier run")
+    verdict = bench_all.run(bench_all.Job("sleeper", "sleeper", (), limit_s=3.0), tmp_path)
+    assert verdict == "STOPPED at its limit of 3 s, see sleeper.log"
+    child, *told = (tmp_path / "sleeper.log").read_text().split()
+    assert told == ([] if ignoring else ["interrupted"])
+    assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == "zombie"
+    assert not (tmp_path / "sleeper.json").exists()
