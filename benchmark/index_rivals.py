@@ -9,8 +9,9 @@ from typing import Protocol
 
 from sglang_lsm import keycodec
 from sglang_lsm.config import IndexConfig
-from sglang_lsm.format import encode_index_value, index_value_owner
+from sglang_lsm.format import encode_index_value
 from sglang_lsm.index.rocks import RocksIndex
+from sglang_lsm.lookup import num_current, num_present
 from sglang_lsm.pages import Location, PageHash, PagePath
 
 from benchmark.rivals.disk import allocated_bytes
@@ -46,6 +47,17 @@ class PathIndex(Protocol):
         """Flush and close."""
 
 
+class _Segments:
+    """All that can be named are there."""
+
+    def has(self, segment_id: int) -> bool:
+        """See `lookup.Segments`."""
+        return True
+
+
+_ALL_SEGMENTS = _Segments()
+
+
 class RadixIndex:
     """Our keys, our index, and the walk that the store makes."""
 
@@ -60,12 +72,8 @@ class RadixIndex:
         )
 
     def probe(self, path: PagePath) -> int:
-        """Walk the path's keys; compare the stored part of each hash, as the store does."""
-        values = self._index.walk(self._keys(path))
-        for i, value in enumerate(values):
-            if index_value_owner(value)[1] != keycodec.hash_tail(path.hashes[path.start + i]):
-                return i
-        return len(values)
+        """Walk the path and look at the segment of each page, as the store does."""
+        return num_present(_ALL_SEGMENTS, self._index.walk_path(path))
 
     def purge(self, root: PagePath, below: Sequence[PageHash]) -> None:
         """Delete the range of each group of the subtree; nothing but the root's key is needed."""
@@ -96,6 +104,10 @@ class RadixIndex:
 
 class GroupOrderedIndex(RadixIndex):
     """Keys `anchor | position | digest`: short, pages of one depth together, no subtree ranges."""
+
+    def probe(self, path: PagePath) -> int:
+        """Walk the path's keys; compare the stored part of each hash."""
+        return num_current(_ALL_SEGMENTS, path, self._index.walk(self._keys(path)))
 
     def purge(self, root: PagePath, below: Sequence[PageHash]) -> None:
         """Not possible from the root alone, nor from hashes without their anchors."""

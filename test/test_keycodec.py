@@ -35,6 +35,13 @@ def test_start_selects_and_does_not_change_keys(namespace, tokens, data):
 
 
 @given(namespaces, token_paths)
+def test_the_key_of_one_page_is_the_one_that_the_path_gives_it(namespace, tokens):
+    path = PagePath(namespace, chain(tokens))
+    keys = [keycodec.key_of(path, i) for i in range(len(tokens))]
+    assert keys == keys_of(namespace, tokens)
+
+
+@given(namespaces, token_paths)
 def test_decode_takes_apart_what_encode_made(namespace, tokens):
     digests = [h[:DIGEST_BYTES] for h in chain(tokens)]
     for i, key in enumerate(keys_of(namespace, tokens)):

@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 from sglang_lsm.format import encode_index_value
 from sglang_lsm.keycodec import hash_tail
-from sglang_lsm.lookup import missing_pages, num_current, stored_pages
+from sglang_lsm.lookup import missing_pages, num_current, num_present, stored_pages
 from sglang_lsm.pages import Location
 from support.page_maker import fingerprint, path_of
 
@@ -25,6 +25,8 @@ def test_a_value_holds_if_it_is_of_its_page_and_its_segment_is_there(facts):
     leading = values[: values.index(None)] if None in values else values
     expected = next((i for i, ok in enumerate(holds) if not ok), len(holds))
     assert num_current(Segments(), path, leading) == expected
+    absent = [i for i, value in enumerate(leading) if value[0] >= 3]
+    assert num_present(Segments(), leading) == min([len(leading), *absent])
     for num_unexpired in (0, 2, len(facts)):
         stored = stored_pages(Segments(), path, values, num_unexpired)
         assert stored == [ok and i < num_unexpired for i, ok in enumerate(holds)]

@@ -159,8 +159,17 @@ def index_value_owner(value: bytes) -> tuple[int, bytes]:
 
 def index_value_owners(values: Sequence[bytes]) -> tuple[set[int], list[bytes]]:
     """Return the segments that index values name, each once, and the hash tail of each value."""
-    segments = set(map(_segment_bytes, values))
-    return {int.from_bytes(i, "little") for i in segments}, list(map(_tail_bytes, values))
+    return value_segments(values), value_tails(values)
+
+
+def value_tails(values: Sequence[bytes]) -> list[bytes]:
+    """Return the hash tail of each index value."""
+    return list(map(_tail_bytes, values))
+
+
+def value_segments(values: Sequence[bytes]) -> set[int]:
+    """Return the segments that index values name, each once."""
+    return {int.from_bytes(i, "little") for i in set(map(_segment_bytes, values))}
 
 
 def index_value_places(

@@ -53,6 +53,13 @@ def encode(path: PagePath) -> Iterator[bytes]:
         yield from islice(keys, 1 + max(0, path.start - start), None)
 
 
+def key_of(path: PagePath, index: int) -> bytes:
+    """Return the key of page `index` of a path, counted from the root."""
+    hashes, group = path.hashes, index - index % GROUP_PAGES
+    anchor = hashes[group - 1][:DIGEST_BYTES] if group else ROOT_ANCHOR
+    return b"".join((path.namespace, anchor, *map(_first_bytes, hashes[group : index + 1])))
+
+
 def decode(key: bytes) -> KeyParts:
     """Take `key` apart. Inverse of `encode` as far as digests go.
 

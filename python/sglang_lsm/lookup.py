@@ -28,6 +28,14 @@ def num_current(segments: Segments, path: PagePath, values: Sequence[bytes]) -> 
     return len(values)
 
 
+def num_present(segments: Segments, values: Sequence[bytes]) -> int:
+    """Return how many leading index values, of the pages that were asked for, can be read."""
+    if all(map(segments.has, format.value_segments(values))):
+        return len(values)
+    owners = map(format.index_value_owner, values)
+    return next((i for i, (owner, _) in enumerate(owners) if not segments.has(owner)), len(values))
+
+
 def missing_pages(segments: Segments, path: PagePath, values: Sequence[bytes | None]) -> list[int]:
     """Return the indices of the pages of a call that have to be written.
 

@@ -49,7 +49,7 @@ from sglang_lsm.holds import Hold, Holds, digests_of
 from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
-from sglang_lsm.lookup import check_counts, missing_pages, num_current, stored_pages
+from sglang_lsm.lookup import check_counts, missing_pages, num_current, num_present, stored_pages
 from sglang_lsm.merge import Merger
 from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.observability.counters import Counters, StoreStats
@@ -185,13 +185,13 @@ class Store:
     def probe(self, path: PagePath) -> int:
         """Return how many leading pages of the call are stored, without reading a page.
 
-        Cost: one lookup for a path that is not stored, else one step of an iterator a page found.
+        Cost: one lookup for a path that is not stored, else see `index.path_walk`.
 
         Raises:
             UnavailableError, ClosedError.
         """
         with self._gate.entered(), self._log.spending.call("probe"):
-            num_hits = num_current(self._log, path, self._index.walk(keycodec.encode(path)))
+            num_hits = num_present(self._log, self._index.walk_path(path))
             num_hits = min(num_hits, self._holds.num_unexpired(path))
         self._counters.add(pages_probed=path.num_pages, pages_hit=num_hits)
         return num_hits

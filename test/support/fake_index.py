@@ -9,11 +9,13 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from sglang_lsm.config import IndexConfig
 from sglang_lsm.errors import CorruptionError, UnavailableError
-from sglang_lsm.keycodec import range_end
+from sglang_lsm.keycodec import encode, hash_tail, range_end
+from sglang_lsm.pages import PagePath
 
 Table = dict[bytes, bytes]
 
@@ -88,6 +90,16 @@ class FakeIndex:
                     break
                 values.append(value)
         return values
+
+    def walk_path(self, path: PagePath) -> list[bytes]:
+        values = self.walk(encode(path))
+        hashes = path.hashes[path.start :]
+        return [
+            value
+            for value, _ in takewhile(
+                lambda pair: pair[0][-8:] == hash_tail(pair[1]), zip(values, hashes, strict=False)
+            )
+        ]
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._disk.mutex:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from sglang_lsm.config import IndexConfig
 from sglang_lsm.errors import CorruptionError, StoreError, UnavailableError
 from sglang_lsm.index.page_index import PageIndex
+from sglang_lsm.pages import PagePath
 
 RETRY_INTERVAL_S = 5.0
 
@@ -50,6 +51,11 @@ class HealingIndex:
         """See PageIndex."""
         with self._users as index:
             return index.walk(keys)
+
+    def walk_path(self, path: PagePath) -> list[bytes]:
+        """See PageIndex."""
+        with self._users as index:
+            return index.walk_path(path)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See PageIndex."""

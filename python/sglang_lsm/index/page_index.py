@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from sglang_lsm.config import IndexConfig
+from sglang_lsm.pages import PagePath
 
 
 class PageIndex(Protocol):
@@ -15,6 +16,9 @@ class PageIndex(Protocol):
 
     def walk(self, keys: Iterable[bytes]) -> list[bytes]:
         """Return the values of the leading run of `keys` that is stored; take no more keys."""
+
+    def walk_path(self, path: PagePath) -> list[bytes]:
+        """Return the values of the leading pages of a call whose hash tail is the page's own."""
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key."""

@@ -24,7 +24,9 @@ from rocksdict import (
 
 from sglang_lsm.config import IndexConfig
 from sglang_lsm.errors import CorruptionError, UnavailableError
+from sglang_lsm.index.path_walk import walk_path
 from sglang_lsm.keycodec import range_end
+from sglang_lsm.pages import PagePath
 
 META_FAMILY = "meta"
 _BLOCK_BYTES = 16 << 10
@@ -90,15 +92,19 @@ class RocksIndex:
             # The same page again: only now is it known where the next one lies.
             if next(entries, _END)[0] != first:
                 return []
+            last = first
             for key in rest:
                 # One call of the binding for key and value; a cursor takes three.
                 stored_key, value = next(entries, _END)
+                if stored_key > key > last:
+                    break
                 if stored_key != key:
                     entries = self._entries_from(key)
                     stored_key, value = next(entries, _END)
                     if stored_key != key:
                         break
                 values.append(value)
+                last = key
             return values
 
     def _entries_from(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -114,6 +120,11 @@ class RocksIndex:
     def _items_from(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
         # The binding declares its keys for all its modes; in raw mode they are bytes.
         return cast(Entries, self._db.items(from_key=key))
+
+    def walk_path(self, path: PagePath) -> list[bytes]:
+        """Return the values of the leading pages of a call that are stored, see `path_walk`."""
+        with _typed_errors("walk_path"):
+            return walk_path(self._db, path)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key. Releases the GIL."""
