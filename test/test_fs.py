@@ -331,6 +331,22 @@ def test_replace_survives_a_crash_at_every_step():
             assert disk.read(directory / "facts") in (b"old", b"new")
 
 
+def test_tells_what_is_in_the_page_cache(tmp_path):
+    file = LocalFileSystem().open(tmp_path / "file", create=True)
+    file.pwritev([bytes(1 << 20)], 0)
+    file.sync()
+    if file.cached_bytes(0, 1 << 20) is None:
+        pytest.skip("a kernel before Linux 6.5 cannot tell")
+    assert file.cached_bytes(0, 1 << 20) == 1 << 20
+    assert file.cached_bytes(4096, 8192) == 8192
+    assert file.cached_bytes(1 << 20, 4096) == 0
+    file.drop_cache()
+    assert file.cached_bytes(0, 1 << 20) == 0
+    # To ask must not read: it would bring in what is about to be read around the page cache.
+    assert file.cached_bytes(0, 1 << 20) == 0
+    file.close()
+
+
 def test_resident_memory_grows_with_what_is_held():
     before = resident_bytes()
     # A mapping of its own: memory that an earlier test has freed may be resident still.

@@ -8,6 +8,7 @@ tests bring one that forgets what was not synced. Every failure of the real one 
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,23 @@ DRAFT_SUFFIX = ".new"
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 0x01, 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+_CACHESTAT = 451
+"""The system call has one number on all architectures, and no function in the C library."""
+
+
+class _CacheRange(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("num_bytes", ctypes.c_uint64))
+
+
+class _CacheStat(ctypes.Structure):
+    _fields_ = (
+        ("num_cached", ctypes.c_uint64),
+        ("num_dirty", ctypes.c_uint64),
+        ("num_writeback", ctypes.c_uint64),
+        ("num_evicted", ctypes.c_uint64),
+        ("num_recently_evicted", ctypes.c_uint64),
+    )
 
 
 class File(Protocol):
@@ -54,6 +72,12 @@ class File(Protocol):
 
     def drop_cache(self) -> None:
         """Ask that the page cache forget this file (clean pages only)."""
+
+    def cached_bytes(self, offset: int, num_bytes: int) -> int | None:
+        """Return how much of a range is in the page cache, rounded up to whole blocks of it.
+
+        None where the system cannot tell. Never reads from the disk.
+        """
 
     def size_bytes(self) -> int:
         """Length of the file."""
@@ -205,6 +229,14 @@ class LocalFile:
         """Ask that the page cache forget this file (clean pages only)."""
         with _unavailable("cannot advise", self._path):
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def cached_bytes(self, offset: int, num_bytes: int) -> int | None:
+        """Return how much of a range is in the page cache, or None. Some us (Linux 6.5)."""
+        # preadv2 with RWF_NOWAIT would tell, too, but starts to read what is not there.
+        extent, found = _CacheRange(offset, num_bytes), _CacheStat()
+        if _libc.syscall(_CACHESTAT, self._fd, ctypes.byref(extent), ctypes.byref(found), 0) != 0:
+            return None
+        return int(found.num_cached) * mmap.PAGESIZE
 
     def size_bytes(self) -> int:
         """Length of the file."""

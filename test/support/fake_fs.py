@@ -243,6 +243,9 @@ class FakeFile:
     def drop_cache(self) -> None:
         self._call("drop_cache", lambda: None)
 
+    def cached_bytes(self, offset: int, num_bytes: int) -> int | None:
+        return self._call("cached_bytes", lambda: None)
+
     def size_bytes(self) -> int:
         return self._call("size_bytes", lambda: len(self._inode.current.data))
 

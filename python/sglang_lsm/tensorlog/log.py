@@ -20,6 +20,7 @@ from sglang_lsm.errors import CorruptionError, FormatVersionError, UnavailableEr
 from sglang_lsm.fs import FileSystem, available_memory_bytes
 from sglang_lsm.observability.spending import Spending
 from sglang_lsm.pages import Location, PageBuffer
+from sglang_lsm.tensorlog.io_modes import IoModes
 from sglang_lsm.tensorlog.segment import Segment, parse_segment_name, segment_name
 from sglang_lsm.tensorlog.transfer import (
     Transfer,
@@ -112,16 +113,17 @@ class TensorLog:
         self._pool_lock = threading.Lock()
         self._pool = _new_pool(config)
         fs.make_dir(directory)
-        self.can_punch, self._can_direct = self._try_file_system()
+        self.can_punch, can_direct = self._try_file_system()
         """Whether the file system gives single pages back; if not, whole segments have to go."""
-        if config.io_mode == "direct" and not self._can_direct:
+        self._modes = IoModes(config.io_mode, can_direct=can_direct)
+        if config.io_mode == "direct" and not can_direct:
             logger.warning(
                 "the file system takes no O_DIRECT; going on buffered. path=%s", directory
             )
         if config.unsafe_skip_checksums:
             logger.warning("pages are handed out without a check. path=%s", directory)
-        self._choose_modes()
         self._open_segments()
+        self._modes.first_new_id = self._next_id
 
     def tune(self, config: LogConfig) -> None:
         """Move pages by the I/O mode, bytes a call and threads of `config` from now on.
@@ -139,8 +141,7 @@ class TensorLog:
                 io_bytes=config.io_bytes,
                 reader_threads=config.reader_threads,
             )
-        self._choose_modes()
-        self._choose_reads()
+        self._modes.tune(config.io_mode)
 
     def _try_file_system(self) -> tuple[bool, bool]:
         """Return whether the file system punches holes, and whether it takes O_DIRECT."""
@@ -189,16 +190,10 @@ class TensorLog:
         self._unsynced.update(self._segments.values())
         if self._segments:
             self._trim(self._segments[max(self._segments)])
-        self._choose_reads()
+        self._compare_with_memory()
 
-    def _choose_modes(self) -> None:
-        self._write_direct = self._config.io_mode != "buffered" and self._can_direct
-        self._read_direct = self._config.io_mode == "direct" and self._can_direct
-
-    def _choose_reads(self) -> None:
-        """Under `auto`, read around the page cache once it cannot hold much of the log."""
-        if self._config.io_mode == "auto" and self._write_direct:
-            self._read_direct = self.allocated_bytes() > 2 * available_memory_bytes()
+    def _compare_with_memory(self) -> None:
+        self._modes.is_beyond_memory = self.allocated_bytes() > 2 * available_memory_bytes()
 
     def _trim(self, segment: Segment) -> None:
         """Give back what the last segment had preallocated when its process ended."""
@@ -435,7 +430,7 @@ class TensorLog:
             self._segments[segment_id] = tail
             self._sealed_bytes[segment_id] = size
         self._tail = tail
-        self._choose_reads()
+        self._compare_with_memory()
         return tail
 
     def _seal_tail(self) -> None:
@@ -453,7 +448,7 @@ class TensorLog:
         still_valid: Callable[[], bool] | None,
     ) -> list[Location] | None:
         pages = new.pages
-        direct = self._write_direct and fits_direct_io(pages)
+        direct = self._modes.writes_direct and fits_direct_io(pages)
         # The page cache takes bytes at the speed of memory, and one file has one lock for that:
         # only direct writes gain from several calls under way.
         io_bytes = self._config.io_bytes if direct else self._config.segment_bytes
@@ -509,13 +504,14 @@ class TensorLog:
         if segment is None:
             return None
         pages = [(out[i], locations[i].length) for i in transfer.indices]
-        direct = self._read_direct and fits_direct_io(page for page, _ in pages)
+        fits_direct = fits_direct_io(page for page, _ in pages)
         scratch = memoryview(bytearray(format.BLOCK_BYTES))
         with segment.in_use() as alive:
             if not alive:
                 return None
             try:
                 parts = gather_read(pages, scratch=scratch)
+                direct = fits_direct and self._modes.reads_direct(segment, transfer)
                 with self.spending.transfer("read"):
                     return segment.read(parts, transfer.offset, direct=direct)
             except UnavailableError as error:

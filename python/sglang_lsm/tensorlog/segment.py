@@ -106,6 +106,10 @@ class Segment:
         """Fill `buffers` from `offset`; return the bytes read."""
         return self._file(direct=direct).preadv(buffers, offset)
 
+    def cached_bytes(self, offset: int, num_bytes: int) -> int | None:
+        """Return how much of a range is in the page cache; None if the system cannot tell."""
+        return self._buffered.cached_bytes(offset, num_bytes)
+
     def sync(self) -> None:
         """Make the content durable."""
         self._buffered.sync()

@@ -1,0 +1,76 @@
+"""Around the page cache or through it? Decided for each transfer.
+
+A read that fills the page cache costs three times the CPU of one around it (O_DIRECT), and the
+kernel reads ahead what nobody asked for; a read of what is there is faster than the disk. So under
+`auto`:
+
+    in the page cache          read from there
+    not, and used once lately  read through it: it may come again
+    not, otherwise             read around it
+
+A write of this process counts as a use. What was read through the page cache and is not there any
+more counts as not used: others want that memory. Nothing of this decides what is right or wrong,
+so the memory of uses is bounded and coarse: by the place where a transfer begins.
+"""
+
+import threading
+
+from sglang_lsm.config import IoMode
+from sglang_lsm.tensorlog.segment import Segment
+from sglang_lsm.tensorlog.transfer import Transfer
+
+_MAX_PLACES = 1 << 15
+"""Remembered in each of two generations, some 100 bytes each."""
+
+
+class IoModes:
+    """How the transfers of one log go. Thread-safe."""
+
+    def __init__(self, mode: IoMode, *, can_direct: bool) -> None:
+        """Begin with no use known.
+
+        Args:
+            can_direct: whether the file system takes O_DIRECT.
+        """
+        self.can_direct = can_direct
+        self.is_beyond_memory = False
+        """Whether the log is so large that a page is seldom in the page cache."""
+        self.first_new_id = 1
+        """Segments from this id on were written by this process."""
+        self._mode = mode
+        self._lock = threading.Lock()
+        self._young: dict[tuple[int, int], bool] = {}
+        self._old: dict[tuple[int, int], bool] = {}
+        """By place: whether it was last read through the page cache, rather than used otherwise."""
+
+    def tune(self, mode: IoMode) -> None:
+        """Go on with another mode."""
+        self._mode = mode
+
+    @property
+    def writes_direct(self) -> bool:
+        """Whether writes go around the page cache, if their memory allows."""
+        return self.can_direct and self._mode != "buffered"
+
+    def reads_direct(self, segment: Segment, transfer: Transfer) -> bool:
+        """Return whether a read whose memory allows it goes around the page cache."""
+        if not self.can_direct or self._mode == "buffered":
+            return False
+        if self._mode == "direct" or self.is_beyond_memory:
+            return True
+        num_cached = segment.cached_bytes(transfer.offset, transfer.num_bytes)
+        if num_cached is None or num_cached >= transfer.num_bytes:
+            return False
+        return not self._fills_cache(transfer)
+
+    def _fills_cache(self, transfer: Transfer) -> bool:
+        """Return whether what is not in the page cache is to be put there; note the use."""
+        place = (transfer.segment_id, transfer.offset)
+        was_filled = None if transfer.segment_id < self.first_new_id else False
+        with self._lock:
+            was_filled = self._young.get(place, self._old.get(place, was_filled))
+            fills = was_filled is False
+            self._young[place] = fills
+            if len(self._young) >= _MAX_PLACES:
+                self._old, self._young = self._young, {}
+        return fills
