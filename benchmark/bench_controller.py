@@ -1,7 +1,9 @@
 """Does tuning pay, on workloads that shift: against the default, each static setting, an oracle?
 
-    python -m benchmark.bench_controller --quick
+    python -m benchmark.bench_controller --quick            every workload, under 3 minutes
     python -m benchmark.bench_controller --trace mooncake.jsonl.gz --json FILE
+                                                            under 10 minutes
+    python -m benchmark.bench_controller --full             the whole grid, long phases
 
 Each arm runs each workload on a fresh store; arms are shuffled in each round. The cost of a phase
 is waiting in calls, making durable, CPU, and computing what was missed, in seconds. `oracle` is,
@@ -10,13 +12,15 @@ bounds the page cache, where one can be made; else sets fit into memory and mode
 """
 
 import argparse
+import itertools
 import random
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from sglang_lsm.config import MIB, LogConfig, StoreConfig
 from sglang_lsm.controller.profile import DeviceProfile
@@ -32,8 +36,10 @@ from benchmark.harness import (
     write_json,
 )
 from benchmark.memory_limit import MemoryLimit, MemoryLimitUnavailableError
+from benchmark.publish.controller import OBSERVED, TUNED, oracle_of, summary_table
 from benchmark.replay.traces import load
 from benchmark.shifting import (
+    INTERVAL_S,
     Arm,
     PhaseCost,
     Setting,
@@ -47,29 +53,34 @@ from benchmark.workers import Unmeasured, run_alone
 
 Costs = dict[str, dict[int, list[PhaseCost]]]
 """By arm and round."""
-TUNED, OBSERVED, ORACLE = "tuned", "observe", "oracle"
+ORACLE = "oracle"
 
 
-def arms_for(workload: Workload, *, quick: bool) -> list[Arm]:
-    """Return the arms: the static grid, the default among it, and the two with a controller."""
+Grid = Literal["quick", "star", "full"]
+_SCALES: Mapping[Grid, float] = {"quick": 0.2, "star": 0.5, "full": 1.0}
+_MODES, _ADMISSIONS, _MERGE = ("auto", "buffered", "direct"), ("first", "second"), 64 * MIB
+
+
+def arms_for(workload: Workload, grid: Grid) -> list[Arm]:
+    """Return the arms: the static grid, the default among it, and the two with a controller.
+
+    Every grid has each I/O mode with each admission; `star` also threads and merging, one at a time
+    from the default; `full` all combinations.
+    """
     base = StoreConfig(quota_bytes=quota_of(workload), log=LogConfig(segment_bytes=64 * MIB))
-    grid = [
-        Arm(
-            f"{mode} {admission} {threads} {merge >> 20}",
-            replace(
-                base,
-                admission=admission,
-                log=replace(
-                    base.log, io_mode=mode, reader_threads=threads, merge_bytes_per_s=merge
-                ),
-            ),
-        )
-        for mode in ("auto", "buffered", "direct")
-        for admission in ("first", "second")
-        for threads in ((4,) if quick else (1, 4, 8))
-        for merge in ((64 * MIB,) if quick else (0, 64 * MIB))
-    ]
-    return [*grid, Arm(TUNED, base, "auto"), Arm(OBSERVED, base, "observe")]
+    threads, merges = ((1, 4, 8), (0, _MERGE)) if grid == "full" else ((4,), (_MERGE,))
+    places = list(itertools.product(_MODES, _ADMISSIONS, threads, merges))
+    if grid == "star":
+        places += [("auto", "first", 1, _MERGE), ("auto", "first", 8, _MERGE)]
+        places += [("auto", "first", 4, 0)]
+    arms = []
+    for mode, admission, num, merge in places:
+        log = replace(base.log, io_mode=mode, reader_threads=num, merge_bytes_per_s=merge)
+        arms.append(
+            Arm(f"{mode} {admission} {num} {merge >> 20}",
+                replace(base, admission=admission, log=log))
+        )  # fmt: skip
+    return [*arms, Arm(TUNED, base, "auto"), Arm(OBSERVED, base, "observe")]
 
 
 def default_name(arms: Sequence[Arm]) -> str:
@@ -100,15 +111,10 @@ def measure_arms(
 
 def totals(costs: Costs, name: str, arms: Sequence[Arm]) -> dict[int, float]:
     """Return the whole cost of an arm, or of the oracle, by round."""
-    if name != ORACLE:
-        return {n: sum(c.total_s for c in phases) for n, phases in costs[name].items()}
-    static = [arm.name for arm in arms if arm.mode == "off"]
-    rounds = set.intersection(*(set(costs[arm]) for arm in static))
-    found = {}
-    for number in rounds:
-        per_phase = zip(*(costs[arm][number] for arm in static), strict=True)
-        found[number] = sum(min(c.total_s for c in phase) for phase in per_phase)
-    return found
+    if name == ORACLE:
+        static = (costs[arm.name] for arm in arms if arm.mode == "off")
+        return oracle_of({n: list(as_rows(p)) for n, p in rounds.items()} for rounds in static)
+    return {n: sum(c.total_s for c in phases) for n, phases in costs[name].items()}
 
 
 def report(workload: Workload, arms: Sequence[Arm], costs: Costs) -> str:
@@ -138,31 +144,35 @@ def main() -> int:
     options.dir.mkdir(parents=True, exist_ok=True)
     facts = machine_facts(options.dir)
     trace = load(options.trace) if options.trace else ()
-    chosen = workloads(scale=options.scale or (0.15 if options.quick else 1.0), trace=trace)
+    grid: Grid = "quick" if options.quick else "full" if options.full else "star"
+    chosen = workloads(scale=options.scale or _SCALES[grid], trace=trace)
     chosen = [w for w in chosen if not options.workloads or w.name in options.workloads]
-    if options.quick and not options.workloads:
-        chosen = [w for w in chosen if w.name in ("hit rates", "scan burst")]
-    results, failed = [], False
+    results: list[dict[str, object]] = []
+    failed = False
     with tempfile.TemporaryDirectory(dir=options.dir) as name, limited(options.limit) as group:
         directory = Path(name)
         profile = measure_profile(LocalFileSystem(), directory)
         setting = Setting(profile, options.recompute * 1e9, group, options.seed)
         print_facts({**facts, "memory_limit_mib": options.limit if group else "none"})
         for workload in chosen:
-            arms = arms_for(workload, quick=options.quick)
+            arms = arms_for(workload, grid)
             costs = measure_arms(arms, workload, directory, setting, options.rounds)
             failed |= any(len(rounds) < options.rounds for rounds in costs.values())
             text = report(workload, arms, costs)
             print(text, flush=True)
-            results.append(_result(workload, costs) | {"text": text})
-    if options.json:
-        write_json(options.json, _document(facts, profile, options, results))
+            results.append(_result(workload, arms, costs) | {"text": text})
+            if options.json:
+                # What is done is kept, whatever happens to the rest.
+                write_json(options.json, _document(facts, profile, options, results))
+    print(f"\n{summary_table(results)}")
     return 1 if failed else 0
 
 
-def _result(workload: Workload, costs: Costs) -> dict[str, object]:
+def _result(workload: Workload, arms: Sequence[Arm], costs: Costs) -> dict[str, object]:
     return {
         "workload": workload.name,
+        "default": default_name(arms),
+        "static": [arm.name for arm in arms if arm.mode == "off"],
         "arms": {
             arm: {number: list(as_rows(phases)) for number, phases in rounds.items()}
             for arm, rounds in costs.items()
@@ -177,7 +187,7 @@ def _document(
     settings = {
         name: value.name if isinstance(value, Path) else str(value)
         for name, value in vars(options).items()
-    }
+    } | {"interval_s": INTERVAL_S}
     points = [
         (p.kind, p.io_bytes, p.depth, p.bytes_per_s, p.cpu_s_per_byte) for p in profile.points
     ]
@@ -206,7 +216,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="two workloads, a small grid")
+    parser.add_argument("--quick", action="store_true", help="short phases, a small grid")
+    parser.add_argument("--full", action="store_true", help="long phases, the whole grid")
     parser.add_argument("--json", type=Path, help="write every result to this file")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--scale", type=float, help="length of the phases; 1 unless quick")

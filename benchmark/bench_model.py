@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = [
             pair
             for result in report["results"]
-            for pair in pairs_of(result["workload"], result["arms"], _default_of(result))
+            for pair in pairs_of(result["workload"], result["arms"], result["default"])
         ]
     else:
         options.dir.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def _measure(options: argparse.Namespace) -> tuple[list[Pair], bool]:
                 options.quick or options.workloads
             ):
                 continue
-            arms = arms_for(workload, quick=options.quick)
+            arms = arms_for(workload, "quick" if options.quick else "star")
             default = default_name(arms)
             arms = [arm for arm in arms if arm.mode == "off"]
             costs = measure_arms(arms, workload, directory, setting, options.rounds)
@@ -80,16 +80,6 @@ def _measure(options: argparse.Namespace) -> tuple[list[Pair], bool]:
             }
             pairs += pairs_of(workload.name, rows, default)
     return pairs, failed
-
-
-def _default_of(result: Mapping[str, object]) -> str:
-    """Return the default's name in a file: the grid names it by its settings."""
-    (workload,) = [w for w in _named_workloads() if w.name == result["workload"]]
-    return default_name(arms_for(workload, quick=False))
-
-
-def _named_workloads() -> Iterator:
-    yield from workloads(scale=0.01, trace=[[0]])
 
 
 def _scale(options: argparse.Namespace) -> float:

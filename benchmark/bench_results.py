@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmark.harness import table
 from benchmark.publish import (
     agent,
+    controller,
     engine,
     hits,
     knobs,
@@ -63,6 +64,7 @@ SECTIONS: tuple[Section, ...] = (
     agent.SECTION,
     paper.SECTION,
     outside.SECTION,
+    controller.SECTION,
     model.SECTION,
     knobs.SECTION,
 )

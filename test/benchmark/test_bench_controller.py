@@ -31,7 +31,7 @@ def test_workloads_shift_and_fit_their_quota() -> None:
 
 def test_arms_are_run_and_compared(tmp_path) -> None:
     workload = tiny()
-    arms = arms_for(workload, quick=True)
+    arms = arms_for(workload, "quick")
     default = default_name(arms)
     chosen = [arm for arm in arms if arm.name in (default, "direct first 4 64", "tuned")]
     assert len(chosen) == 3
@@ -50,3 +50,15 @@ def test_arms_are_run_and_compared(tmp_path) -> None:
             assert set(phases[0].predicted) == {a.name for a in chosen if a.mode == "off"}
     text = report(workload, chosen, costs)
     assert all(arm.name in text for arm in chosen)
+
+
+def test_every_grid_has_the_default_and_each_mode_with_each_admission() -> None:
+    workload = tiny()
+    sizes = {}
+    for grid in ("quick", "star", "full"):
+        static = [arm for arm in arms_for(workload, grid) if arm.mode == "off"]
+        assert default_name(arms_for(workload, grid)) == "auto first 4 64"
+        assert len({(a.config.log.io_mode, a.config.admission) for a in static}) == 6
+        assert len({a.config for a in static}) == len({a.name for a in static}) == len(static)
+        sizes[grid] = len(static)
+    assert sizes == {"quick": 6, "star": 9, "full": 36}
