@@ -14,6 +14,7 @@ from sglang_lsm.controller.policy import (
     choose,
     free_settings,
     judge,
+    refusing_is_safe,
     value_of,
     with_value,
 )
@@ -47,6 +48,46 @@ def test_prompts_nobody_repeats_are_not_written_where_computing_is_fast():
 
 def test_without_knowing_what_a_miss_costs_admission_is_left_alone():
     assert chosen(writes()) != ("admission", "second")
+
+
+@pytest.mark.parametrize("percent", range(0, 101, 5))
+def test_what_saves_less_than_a_tenth_is_left_alone(percent):
+    free = {"log.io_mode": ("direct", "buffered")}
+    direct = with_value(BASE, "log.io_mode", "direct")
+    window = reads(cached=percent / 100)
+    now, then = (
+        predict(config, direct, window, device()).total_s
+        for config in (direct, with_value(BASE, "log.io_mode", "buffered"))
+    )
+    found = chosen(window, config=direct, free=free)
+    assert found == (("log.io_mode", "buffered") if then < 0.9 * now else None)
+
+
+def safe(speed, *, config=BASE, is_refusing=False, **window):
+    around = replace(reads().around, recompute_s_per_byte=1 / speed if speed else 0.0)
+    window = reads(around=around, **window)
+    return refusing_is_safe(config, window, device(), is_refusing=is_refusing)
+
+
+def test_pages_may_be_refused_where_computing_costs_less_than_reading_back():
+    # The device reads 2 MiB at a time at 1.4 GB/s at best, beside 5 % CPU.
+    assert safe(2e9)
+    assert not safe(1e9)
+    # What calls cost beside moving bytes is part of reading back.
+    assert safe(1e9, read_own_s=0.2)
+    assert not safe(0.0)
+
+
+def test_what_was_written_through_the_page_cache_is_read_from_there_at_first():
+    buffered = with_value(BASE, "log.io_mode", "buffered")
+    assert not safe(2e9, config=buffered)
+    assert safe(20e9, config=buffered)
+
+
+def test_refusing_ends_later_than_it_begins():
+    speeds = [1e9 + step * 0.02e9 for step in range(50)]
+    begins, ends = (min(s for s in speeds if safe(s, is_refusing=on)) for on in (False, True))
+    assert ends < begins
 
 
 def test_scattered_pages_that_are_read_again_get_merged():

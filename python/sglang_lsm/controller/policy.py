@@ -6,7 +6,7 @@ from typing import Literal
 
 from sglang_lsm.config import KIB, MIB, StoreConfig
 from sglang_lsm.controller.cost_model import Cost, cached_share, predict
-from sglang_lsm.controller.profile import DeviceProfile
+from sglang_lsm.controller.profile import DeviceProfile, Kind
 from sglang_lsm.controller.window import Window
 
 Value = str | int
@@ -24,10 +24,10 @@ CHOICES: Mapping[str, Sequence[Value]] = {
 """Values of each setting that may change while serving. None loses a page that is acknowledged:
 durability is not among them, it is the operator's promise."""
 
-ADVISED = frozenset({"admission"})
-"""Settings that are weighed and never acted on: a page that second-use refused is gone, taking the
-change back does not bring it back, and whether it will be asked for is seen hours later or never.
-"""
+_FIRST_READS: tuple[Kind, ...] = ("read_cold", "read_direct")
+_CACHED: Kind = "read_hot"
+_SAFE_SHARE = 0.9
+"""Computing has to cost so much less than reading back before a page may be refused."""
 
 Verdict = Literal["kept", "rolled back", "unclear"]
 
@@ -136,6 +136,31 @@ def choose(
     if best.gain_s * horizon_s <= switching_s(best, config, window, profile):
         return None
     return best
+
+
+def refusing_is_safe(
+    config: StoreConfig, window: Window, profile: DeviceProfile, *, is_refusing: bool
+) -> bool:
+    """Return whether a refused page cannot be missed: computing it costs less than reading it.
+
+    A page refused is gone. Taking the change back does not bring it back, and whether it would have
+    been asked for is seen hours later or never. So second-use is acted on only where even then
+    nothing is lost; elsewhere it is advised. What is lost is the first read of a page, which the
+    page cache serves only if the page was written through it.
+
+    Args:
+        is_refusing: whether it is on already; it goes off later than it came on.
+    """
+    compute_s = window.around.recompute_s_per_byte
+    if compute_s <= 0:
+        return False
+    own_s = window.read_own_s / window.bytes_got if window.bytes_got > 0 else 0.0
+    size = window.bytes_got / window.gets if window.gets > 0 else float(config.log.io_bytes)
+    kinds = _FIRST_READS if config.log.io_mode != "buffered" else (*_FIRST_READS, _CACHED)
+    reads = (profile.speed(kind, min(size, config.log.io_bytes), 1) for kind in kinds)
+    # Our own work is waited for, and it is CPU.
+    read_s = 2 * own_s + min(speed.s_per_byte + speed.cpu_s_per_byte for speed in reads)
+    return compute_s <= read_s * (1.0 if is_refusing else _SAFE_SHARE)
 
 
 def switching_s(

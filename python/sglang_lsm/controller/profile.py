@@ -6,10 +6,11 @@ that transfers take, and of their CPU.
 
 import json
 import math
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from sglang_lsm.errors import CorruptionError
 
@@ -47,6 +48,10 @@ class Point:
     cpu_s_per_byte: float
 
 
+_Rows: TypeAlias = tuple[tuple[int, ...], Mapping[int, Sequence[Point]]]
+"""Sizes in order, and the points of each, by depth."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
     """Speeds of one device."""
@@ -60,6 +65,16 @@ class DeviceProfile:
     """By kind: how many times longer live transfers take than the points say."""
     cpu_factors: Mapping[str, float] = field(default_factory=dict)
     """By kind: how many times more CPU they take."""
+    _rows: Mapping[str, _Rows] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sort the points by kind and size, once for the hundreds of speeds a decision asks for."""
+        rows: dict[str, dict[int, list[Point]]] = {}
+        for point in sorted(self.points, key=lambda point: (point.io_bytes, point.depth)):
+            rows.setdefault(point.kind, {}).setdefault(point.io_bytes, []).append(point)
+        object.__setattr__(
+            self, "_rows", {kind: (tuple(by_size), by_size) for kind, by_size in rows.items()}
+        )
 
     def speed(self, kind: Kind, io_bytes: float, depth: float) -> Speed:
         """Return the speed of transfers of `io_bytes`, `depth` of them under way.
@@ -67,13 +82,12 @@ class DeviceProfile:
         Interpolated between the points in the logarithms of size and depth. Below the smallest
         size a call costs as much as one of that size.
         """
-        grid = [point for point in self.points if point.kind == kind]
-        sizes = sorted({point.io_bytes for point in grid})
+        sizes, rows = self._rows[kind]
         x = min(max(io_bytes, sizes[0]), sizes[-1])
-        low = max(size for size in sizes if size <= x)
-        high = min(size for size in sizes if size >= x)
+        low, high = sizes[bisect_right(sizes, x) - 1], sizes[bisect_left(sizes, x)]
         share = math.log(x / low) / math.log(high / low) if high > low else 0.0
-        a, b = _at_depth(grid, low, depth), _at_depth(grid, high, depth)
+        a = _at_depth(rows[low], depth)
+        b = _at_depth(rows[high], depth) if high > low else a
         s_per_byte = a.s_per_byte ** (1 - share) * b.s_per_byte**share
         cpu = a.cpu_s_per_byte + (b.cpu_s_per_byte - a.cpu_s_per_byte) * share
         smaller = max(1.0, sizes[0] / max(io_bytes, 1.0))
@@ -109,7 +123,15 @@ def _learned(known: Mapping[str, float], measured: Mapping[Kind, float]) -> dict
 
 def encode_profile(profile: DeviceProfile) -> bytes:
     """Return the small file that holds a profile."""
-    return json.dumps({"version": PROFILE_VERSION, **asdict(profile)}).encode()
+    values: dict[str, object] = {
+        "version": PROFILE_VERSION,
+        "points": [asdict(point) for point in profile.points],
+        "sync_s": profile.sync_s,
+        "handover_s": profile.handover_s,
+        "factors": dict(profile.factors),
+        "cpu_factors": dict(profile.cpu_factors),
+    }
+    return json.dumps(values).encode()
 
 
 def decode_profile(content: bytes) -> DeviceProfile:
@@ -154,12 +176,14 @@ def _check(profile: DeviceProfile) -> None:
         raise CorruptionError("a device profile with points missing or senseless")
 
 
-def _at_depth(grid: list[Point], io_bytes: int, depth: float) -> Speed:
-    row = sorted((p for p in grid if p.io_bytes == io_bytes), key=lambda point: point.depth)
+def _at_depth(row: Sequence[Point], depth: float) -> Speed:
     x = min(max(depth, row[0].depth), row[-1].depth)
-    low = max((p for p in row if p.depth <= x), key=lambda point: point.depth)
-    high = min((p for p in row if p.depth >= x), key=lambda point: point.depth)
-    share = math.log(x / low.depth) / math.log(high.depth / low.depth) if high != low else 0.0
+    at = next(i for i, point in enumerate(row) if point.depth >= x)
+    high = row[at]
+    if high.depth == x:
+        return Speed(1.0 / high.bytes_per_s, high.cpu_s_per_byte)
+    low = row[at - 1]
+    share = math.log(x / low.depth) / math.log(high.depth / low.depth)
     bytes_per_s = low.bytes_per_s ** (1 - share) * high.bytes_per_s**share
     cpu = low.cpu_s_per_byte + (high.cpu_s_per_byte - low.cpu_s_per_byte) * share
     return Speed(1.0 / bytes_per_s, cpu)

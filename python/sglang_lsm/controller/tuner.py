@@ -3,9 +3,9 @@
 A change needs the same wish in two windows of one workload. After it, one window is left to settle
 and two are measured; then it is kept or taken back. While the workload stays the same, no setting
 returns to a value that it had before, so that noise cannot make it swing; after a change that did
-not help, the setting rests, twice as long each time. What cannot be taken back (`policy.ADVISED`)
-is only advised, in the decision log. Once all of it has cost more than it earned (`Ledger`), the
-settings of the start come back.
+not help, the setting rests, twice as long each time. Second-use admission cannot be taken back: it
+is only advised, in the decision log, unless refusing a page cannot lose anything. Once all of it
+has cost more than it earned (`Ledger`), the settings of the start come back.
 """
 
 import logging
@@ -19,7 +19,6 @@ from sglang_lsm.controller.calibration import calibrated
 from sglang_lsm.controller.cost_model import Cost, predict
 from sglang_lsm.controller.ledger import Ledger
 from sglang_lsm.controller.policy import (
-    ADVISED,
     Change,
     PolicyConfig,
     Value,
@@ -27,7 +26,9 @@ from sglang_lsm.controller.policy import (
     choose,
     free_settings,
     judge,
+    refusing_is_safe,
     value_of,
+    with_value,
 )
 from sglang_lsm.controller.profile import DeviceProfile
 from sglang_lsm.controller.reuse import ReuseCurve
@@ -41,6 +42,7 @@ _NUM_WISHES = 2
 _NUM_SETTLING, _NUM_MEASURED = 1, 2
 _FIRST_REST, _MAX_REST = 4, 256
 _MIN_CALLS = 8
+_ADMISSION = "admission"
 _MAX_WINDOWS_WITHOUT_WORK = 20
 
 
@@ -147,7 +149,7 @@ class Tuner:
         """
         now_s, stats = self._senses.clock(), self._store.stats()
         before_s, before = self._before
-        has_work = stats.gets + stats.puts - before.gets - before.puts >= _MIN_CALLS
+        has_work = _amount(before, stats) >= _MIN_CALLS
         if now_s <= before_s or not (has_work or self._trial):
             return
         self._reuse.enter(self._trace.drain())
@@ -203,9 +205,11 @@ class Tuner:
         bias = window.wait_s / cost.wait_s if cost.wait_s > 0 and window.wait_s > 0 else 1.0
         # What live transfers took goes into the profile, so that the model stays near the truth.
         self.profile = calibrated(self.profile, config, window)
+        is_safe = self._stops_refusing_in_time(window, cost)
+        config = self._store.config
         for is_advice in (False, True):
             free = {name: values for name, values in self._allowed(phase).items()
-                    if (name in ADVISED) == is_advice}  # fmt: skip
+                    if (name == _ADMISSION and not is_safe) == is_advice}  # fmt: skip
             change = choose(
                 config, window, self.profile, free,
                 age_s=now_s - phase.started_s, policy=self._policy,
@@ -218,6 +222,23 @@ class Tuner:
             else:
                 self._act(change, window, bias)
             phase.used.setdefault(change.setting, set()).update((change.old, change.new))
+
+    def _stops_refusing_in_time(self, window: Window, cost: Cost) -> bool:
+        """Return whether pages may be refused; no longer do it where they may not."""
+        config, own = self._store.config, self._opened.admission
+        is_refusing = config.admission == "second" != own
+        if refusing_is_safe(config, window, self.profile, is_refusing=is_refusing):
+            return True
+        if is_refusing:
+            other = with_value(config, _ADMISSION, own)
+            then = predict(other, config, window, self.profile)
+            change = Change(
+                setting=_ADMISSION, old="second", new=own, config=other, cost_now=cost,
+                cost_then=then,
+            )  # fmt: skip
+            self._store.tune(other)
+            self._note("taken back", change, window)
+        return False
 
     def _act(self, change: Change, window: Window, bias: float) -> None:
         if self._mode == "observe":
@@ -250,7 +271,7 @@ class Tuner:
                 trial.started = (now_s, stats)
             return
         began_s, began = trial.started
-        num_calls = stats.gets + stats.puts - began.gets - began.puts
+        num_calls = _amount(began, stats)
         is_over = trial.num_windows >= _NUM_SETTLING + _NUM_MEASURED
         if num_calls < _MIN_CALLS and trial.num_windows < _MAX_WINDOWS_WITHOUT_WORK:
             return
@@ -305,6 +326,12 @@ class Tuner:
         logger.info(
             "tuner: %s. setting=%s old=%s new=%s", event, change.setting, change.old, change.new
         )
+
+
+def _amount(before: StoreStats, after: StoreStats) -> int:
+    """Return the calls between two looks; of calls that were refused, the pages."""
+    calls = after.gets + after.puts - before.gets - before.puts
+    return calls + after.pages_refused - before.pages_refused
 
 
 def _cost(cost: Cost) -> dict[str, object]:
