@@ -190,3 +190,25 @@ def _sealed_bytes(batch):
     """Return where the seal starts and ends: an unpadded header is exactly that long."""
     unpadded = len(format.encode_batch_header(dataclasses.replace(batch, header_bytes=0)))
     return unpadded - format.CHECKSUM.size, unpadded
+
+
+@given(
+    st.lists(st.tuples(st.binary(min_size=1, max_size=40), st.integers(0, 20_000)), max_size=20),
+    st.booleans(),
+    st.integers(0, 100_000),
+)
+def test_as_many_pages_fit_as_their_header_and_blocks_take(pages, is_path, room):
+    keys = [key for key, _ in pages]
+    if is_path:
+        keys = [b"".join(keys[: i + 1]) for i in range(len(keys))]
+    lengths = [length for _, length in pages]
+    num_fitting = format.num_fitting(keys, lengths, room)
+
+    def num_bytes(num_pages):
+        header = format.batch_header_bytes(keys[:num_pages])
+        return header + sum(map(format.padded, lengths[:num_pages]))
+
+    if num_fitting:
+        assert num_bytes(num_fitting) <= room
+    if num_fitting < len(keys) and is_path:
+        assert num_bytes(num_fitting + 1) > room

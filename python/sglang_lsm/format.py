@@ -43,6 +43,7 @@ INDEX_VALUE = struct.Struct("<IIIHQ8s")
 CHECKSUM = struct.Struct("<Q")
 
 _HASH_TAIL_BYTES = 8
+_BATCH_BASE = BATCH_HEADER.size + CHECKSUM.size
 _PLACE_COLUMNS = np.dtype(
     {
         "names": ["segment_id", "block", "length"],
@@ -213,6 +214,24 @@ def batch_header_bytes(keys: Sequence[bytes]) -> int:
     """Return the padded size of the header of a batch with these keys."""
     suffixes = sum(len(key) - shared for key, shared in zip(keys, _shared(keys), strict=True))
     return padded(BATCH_HEADER.size + len(keys) * ENTRY.size + suffixes + CHECKSUM.size)
+
+
+def num_fitting(keys: Sequence[bytes], lengths: Sequence[int], room: int) -> int:
+    """Return how many leading pages fit into `room` as one batch, header included: as few as 0."""
+    num_body = sum(map(padded, lengths))
+    longest_header = _BATCH_BASE + len(keys) * ENTRY.size + sum(map(len, keys))
+    if padded(longest_header) + num_body <= room:
+        return len(keys)
+    num_header, num_body, before = _BATCH_BASE, 0, b""
+    for i, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+        num_header += ENTRY.size + len(key)
+        if before and key.startswith(before):
+            num_header -= len(before)
+        before = key
+        num_body += padded(length)
+        if padded(num_header) + num_body > room:
+            return i
+    return len(keys)
 
 
 def encode_batch_header(batch: Batch) -> bytes:

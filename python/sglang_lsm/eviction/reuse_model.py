@@ -61,12 +61,8 @@ class ReuseModel:
             known = [i for i, slot in zip(sampled, slots, strict=True) if slot is not None]
             self._last[seen], self._class[seen] = now, classes[known]
         if seen.size < len(sampled):
-            for i, digest in zip(sampled, wanted, strict=True):
-                slot = self._slot_of.get(digest)
-                if slot is None:
-                    slot = self._new_slot(digest)
-                if slot is not None:
-                    self._last[slot], self._class[slot] = now, classes[i]
+            new = {d: i for d, i, slot in zip(wanted, sampled, slots, strict=True) if slot is None}
+            self._watch(new, classes, now)
 
     def relabel(self, digests: Keys, classes: NDArray[np.integer]) -> None:
         """Note that pages changed their class without being used."""
@@ -118,6 +114,20 @@ class ReuseModel:
         self._free.extend(slots.tolist())
         for digest in self._digest[slots].tolist():
             del self._slot_of[digest]
+
+    def _watch(self, new: dict[int, int], classes: NDArray[np.integer], now: int) -> None:
+        """Take pages into the sample: their digests, and which of `classes` each has."""
+        if len(new) <= len(self._free):
+            slots = self._free[-len(new) :]
+            del self._free[-len(new) :]
+            self._slot_of.update(zip(new, slots, strict=True))
+            self._digest[slots], self._used[slots] = np.array([*new], np.uint64), True
+            self._last[slots], self._class[slots] = now, classes[[*new.values()]]
+            return
+        for digest, i in new.items():
+            slot = self._new_slot(digest)
+            if slot is not None:
+                self._last[slot], self._class[slot] = now, classes[i]
 
     def _new_slot(self, digest: int) -> int | None:
         if not self._free:

@@ -37,9 +37,6 @@ P = ParamSpec("P")
 
 _TRIAL_NAME = "punch-trial"
 
-# Room for the fixed part of a batch header, its checksum and the first page's whole key.
-_HEADER_BASE = format.BATCH_HEADER.size + format.CHECKSUM.size
-
 
 class Reservation(NamedTuple):
     """A place for a batch: nobody else writes there."""
@@ -387,7 +384,7 @@ class TensorLog:
 
     def _reserve(self, keys: Sequence[bytes], lengths: Sequence[int]) -> Reservation:
         room = self._config.segment_bytes - format.BLOCK_BYTES
-        if _num_fitting(keys[:1], lengths[:1], room) == 0:
+        if format.num_fitting(keys[:1], lengths[:1], room) == 0:
             # Found out before a segment is sealed and others are evicted in vain.
             raise UnavailableError(
                 f"a page does not fit into a segment. page_bytes={lengths[0]} "
@@ -407,7 +404,7 @@ class TensorLog:
         self, tail: Segment, keys: Sequence[bytes], lengths: Sequence[int]
     ) -> Reservation | None:
         room = self._config.segment_bytes - tail.end
-        num_pages = _num_fitting(keys, lengths, room)
+        num_pages = format.num_fitting(keys, lengths, room)
         if num_pages == 0:
             return None
         header_bytes = format.batch_header_bytes(keys[:num_pages])
@@ -541,20 +538,6 @@ class TensorLog:
 
 def _new_pool(config: LogConfig) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(config.reader_threads, thread_name_prefix="kv-storage-io")
-
-
-def _num_fitting(keys: Sequence[bytes], lengths: Sequence[int], room: int) -> int:
-    """Return how many leading pages fit into `room` as one batch, header included."""
-    num_header, num_body, before = _HEADER_BASE, 0, b""
-    for i, (key, length) in enumerate(zip(keys, lengths, strict=True)):
-        num_header += format.ENTRY.size + len(key)
-        if before and key.startswith(before):
-            num_header -= len(before)
-        before = key
-        num_body += format.padded(length)
-        if format.padded(num_header) + num_body > room:
-            return i
-    return len(keys)
 
 
 def _raise_first(futures: Sequence[Future[None]]) -> None:
