@@ -8,9 +8,11 @@ A trace is replayed by page keys through device, host and disk (`benchmark.repla
 policy `evict` and the store are the shipped code. Device and host together hold a share of the
 trace's distinct pages, the host twice the device; the disk is endless, or a multiple of both.
 
-`needed` are the different pages read from disk: who knew the future could not write less. With
-`--server` a part of an agent trace is asked of a real server a policy, whose pages, hits and time
-on the scheduler thread are counted (`benchmark.writes_servers`).
+`needed` are the different pages read from disk: who knew the future could not write less. `kept at
+kill -9` is what writing earlier buys: of the pages in memory that later requests ask for, those
+that can be read from disk, at five points of the replay. With `--server` a part of an agent trace
+is asked of a real server a policy, whose pages, hits and time on the scheduler thread are counted
+(`benchmark.writes_servers`).
 """
 
 import argparse
@@ -132,13 +134,14 @@ class Shown(TypedDict):
 def tables_of(results: Sequence[Result]) -> Iterator[Shown]:
     """Yield a table for each size."""
     head = ["policy", "hit rate %", "device/host/disk %", "written", "of through", "needed"]
+    more = ["written per disk hit", "kept at kill -9"]
     for share, disk in dict.fromkeys((r.memory_share, r.disk_per_memory) for r in results):
         here = [r for r in results if (r.memory_share, r.disk_per_memory) == (share, disk)]
         base = next(r.served.written for r in here if r.variant == "through")
         size = "endless" if math.isinf(disk) else f"{disk:g} x device and host"
         yield Shown(
             title=f"device and host {share:.0%} of the distinct pages, disk {size}",
-            head=[*head, "written per disk hit"],
+            head=[*head, *more],
             rows=[_row(result, base) for result in here],
         )
 
@@ -154,6 +157,7 @@ def _row(result: Result, base: int) -> list[str]:
         f"{served.written / base:.0%}" if base else "-",
         str(served.needed),
         short(served.written / served.disk) if served.disk else "-",
+        f"{served.kept / served.useful:.0%}" if served.useful else "-",
     ]
 
 

@@ -29,6 +29,8 @@ from sglang_lsm_patch.options import WriteConfig
 Policy = Literal["evict", "through", "selective"]
 
 STEP_S = 0.25
+NUM_KILLS = 5
+"""Points of a replay, evenly spaced, at which it is asked what a kill -9 would leave."""
 MAX_IDLE_STEPS = 400
 """Steps after a request until the next one; what is due then is done."""
 DRAIN_TIMEOUT_S = 60.0
@@ -46,6 +48,11 @@ class Served:
     needed: int
     """Different pages that were read from disk: no policy could have written less and served as
     much."""
+    useful: int = 0
+    """Pages in memory that later requests ask for, at all points of NUM_KILLS together."""
+    kept: int = 0
+    """Of those: on disk, with all before them on their path, so that a kill -9 would not lose
+    them."""
     figures: EvictionFigures | None = None
 
     @property
@@ -94,16 +101,33 @@ class Tiers:
 
     def replay(self, arrivals: Iterable[Arrival]) -> Served:
         """Serve all requests, in order; to be called once."""
-        for at_s, pages in arrivals:
+        arrivals = list(arrivals)
+        kills = {len(arrivals) * i // (NUM_KILLS + 1) for i in range(1, NUM_KILLS + 1)}
+        for i, (at_s, pages) in enumerate(arrivals):
             self._idle_until(at_s)
+            if i in kills:
+                self._count_kept(arrivals[i:])
             self._serve(pages)
         figures = self._path.figures() if self._path is not None else None
         written = self._disk.num_written
         if self._path is not None:
             self._path.empty()
             self._path.close()
-        counts = {name: self._counts[name] for name in ("asked", "device", "host", "disk")}
+        names = ("asked", "device", "host", "disk", "useful", "kept")
+        counts = {name: self._counts[name] for name in names}
         return Served(**counts, written=written, needed=len(self._needed), figures=figures)
+
+    def _count_kept(self, future: Sequence[Arrival]) -> None:
+        useful: set[int] = set()
+        kept: set[int] = set()
+        for _, pages in future:
+            in_memory = pages[: _leading(pages, self._host)]
+            if useful.issuperset(in_memory):
+                continue
+            useful.update(in_memory)
+            names = [self._name(page) for page in in_memory]
+            kept.update(in_memory[: self._disk.leading(names, 0)])
+        self._counts.update(useful=len(useful), kept=len(kept))
 
     def _serve(self, pages: Sequence[int]) -> None:
         # A request that does not fit the device is refused by SGLang; here its end is cut off.

@@ -55,6 +55,15 @@ def test_the_shipped_store_serves_what_the_endless_disk_does(disk):
     assert served.disk > 0
 
 
+def test_a_kill_leaves_all_that_was_written_through_and_less_of_what_was_not():
+    arrivals = arrivals_of([(c, 8, 1.0) for c in range(6)] * 4)
+    by_name = {v.name: replay(v, arrivals, 3.0, math.inf).served for v in VARIANTS}
+    assert by_name["through"].kept == by_name["through"].useful > 0
+    # Memory holds all, so nothing leaves it.
+    assert by_name["evict, only what leaves"].kept == 0
+    assert by_name["evict, only what leaves"].useful == by_name["through"].useful
+
+
 def test_what_is_impossible_is_noticed():
     arrivals = arrivals_of([(c, 8, 1.0) for c in range(6)] * 4)
     good = replay(VARIANTS[0], arrivals, 0.5, math.inf)
