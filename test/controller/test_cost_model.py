@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sglang_lsm.config import StoreConfig
-from sglang_lsm.controller.cost_model import predict
+from sglang_lsm.controller.cost_model import predict, read_kinds
 from sglang_lsm.controller.policy import CHOICES, with_value
 from sglang_lsm.controller.window import Window
 from support.devices import GIB, MIB, device, reads, writes
@@ -75,6 +75,14 @@ def test_what_memory_holds_is_read_through_it_and_the_rest_around_it():
     hot, cold = reads(cached=1.0), reads(cached=0.0)
     assert cost(hot, log__io_mode="buffered").total_s < cost(hot, log__io_mode="direct").total_s
     assert cost(cold, log__io_mode="direct").total_s < cost(cold, log__io_mode="buffered").total_s
+
+
+def test_auto_fills_the_page_cache_with_first_reads_and_half_of_what_fell_out_of_it():
+    window = reads(cached=0.3, again=0.7)
+    kinds = read_kinds(BASE, replace(window, allocated_bytes=1.0 * GIB))
+    assert kinds == pytest.approx({"read_hot": 0.3, "read_cold": 0.5, "read_direct": 0.2})
+    # A log of twice the memory is read around it.
+    assert read_kinds(BASE, window) == {"read_direct": 1.0}
 
 
 def test_merging_pays_where_scattered_pages_are_read_again():

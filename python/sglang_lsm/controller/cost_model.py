@@ -6,7 +6,9 @@ way), seconds a byte from `profile`, with the factors that live transfers gave i
     a get of b bytes in e runs takes n = max(e, b / io_bytes) calls of b / n bytes, min(n, threads)
     of them under way
     read    R * (h * t(hot) + (1 - h) * t(cold)) buffered, R * t(direct) around the page cache;
-            h = share of reads whose reuse distance fits the page cache (`reuse`)
+            h = share of reads whose reuse distance fits the page cache (`reuse`). `auto` reads h
+            from there, fills it with first reads, and with every other one of those that were read
+            before and are not there; the rest goes around it (`tensorlog.io_modes`)
     write   W * t(write); buffered, W * t(write direct) again in the background, when it is flushed
     own     what calls cost beside moving bytes: keys, index, checksums, page table. Taken as the
             window measured it (`observability.spending`), per byte got and put, since no setting
@@ -152,7 +154,10 @@ def read_kinds(config: StoreConfig, window: Window) -> dict[Kind, float]:
     if reads_direct(config, window):
         return {"read_direct": 1.0}
     cached = cached_share(config, window)
-    return {"read_hot": cached, "read_cold": 1.0 - cached}
+    if config.log.io_mode == "buffered":
+        return {"read_hot": cached, "read_cold": 1.0 - cached}
+    gone = max(0.0, window.around.reuse.again - cached)
+    return {"read_hot": cached, "read_cold": 1.0 - cached - gone / 2, "read_direct": gone / 2}
 
 
 def _traffic(config: StoreConfig, used: StoreConfig, window: Window) -> _Traffic:
