@@ -5,16 +5,18 @@
 
 One setting at a time leaves its default, and the cost predicted is compared. Four devices are
 nominal: what data sheets of their kind say, not one that was measured. The fifth is the one below
-`--dir`.
+`--dir`. What calls cost beside moving bytes is measured here for all of them.
 """
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from sglang_lsm.config import GIB, KIB, MIB, StoreConfig
+from sglang_lsm.config import GIB, KIB, MIB, LogConfig, StoreConfig
 from sglang_lsm.controller.cost_model import predict
 from sglang_lsm.controller.policy import CHOICES, Value, value_of, with_value
 from sglang_lsm.controller.profile import DeviceProfile, Kind, Point
@@ -22,8 +24,16 @@ from sglang_lsm.controller.profiler import DEPTHS, SIZES, measure_profile
 from sglang_lsm.controller.reuse import Reuse
 from sglang_lsm.controller.window import Surroundings, Window
 from sglang_lsm.fs import LocalFileSystem
+from sglang_lsm.pages import PagePath
+from sglang_lsm.store import Store
 
 from benchmark.harness import machine_facts, print_facts, write_json
+from benchmark.pagedata import (
+    aligned_memory,
+    benchmark_fingerprint,
+    chained_hashes,
+    split_pages,
+)
 from benchmark.publish.knobs import body
 
 KNOBS: Mapping[str, Sequence[Value]] = {
@@ -34,6 +44,7 @@ KNOBS: Mapping[str, Sequence[Value]] = {
 """All that the model knows of: what can change live, and what is set once."""
 _PAGE = 64 * KIB
 _CALL = 2 * MIB
+_SEGMENT = 64 * MIB
 _RATE = 0.1 * GIB
 _RECOMPUTE_BYTES_PER_S = 1.3e9
 """10,000 tokens of 128 KiB a second, as an 8B model on one GPU."""
@@ -90,10 +101,42 @@ def profile_of(device: Device) -> DeviceProfile:
     return DeviceProfile(tuple(points), sync_s=device.sync_s)
 
 
-def windows() -> dict[str, Window]:
+class Own(NamedTuple):
+    """CPU seconds a page beside moving bytes."""
+
+    get_s: float
+    put_s: float
+    ask_s: float
+    """Of a put, finding out that the page is not there."""
+
+
+def measure_own(directory: Path) -> Own:
+    """Return what calls of 2 MiB cost in this process, from a small store below `directory`."""
+    memory = aligned_memory(_CALL)
+    pages = split_pages(memory, _PAGE)
+    store = Store.open(
+        directory, StoreConfig(quota_bytes=GIB, log=LogConfig(segment_bytes=_SEGMENT))
+    )
+    try:
+        namespace = store.register(benchmark_fingerprint())
+        paths = [PagePath(namespace, chained_hashes(f"own {i}", len(pages))) for i in range(64)]
+        for path in paths:
+            store.put_batch(path, pages)
+        for path in paths:
+            store.get_batch(path, pages)
+        found, num_pages = store.stats(), len(paths) * len(pages)
+    finally:
+        store.close()
+    return Own(*(s / num_pages for s in (found.read_own_s, found.write_own_s, found.ask_s)))
+
+
+def windows(own: Own) -> dict[str, Window]:
     """Return the workloads: a hundred MiB a second of each, in calls of 2 MiB."""
-    read = {"gets": _RATE / _CALL, "bytes_got": _RATE, "extents_got": _RATE / _CALL}
-    write = {"puts": _RATE / _CALL, "bytes_put": _RATE, "pages_put": _RATE / _PAGE}
+    pages = _RATE / _PAGE
+    read = {"gets": _RATE / _CALL, "bytes_got": _RATE, "extents_got": _RATE / _CALL,
+            "read_own_s": pages * own.get_s}  # fmt: skip
+    write = {"puts": _RATE / _CALL, "bytes_put": _RATE, "pages_put": pages,
+             "write_own_s": pages * own.put_s, "ask_s": pages * own.ask_s}  # fmt: skip
     half = {name: rate / 2 for name, rate in (read | write).items()}
     probes = {"pages_probed": _RATE / _PAGE, "pages_hit": _RATE / _PAGE}
     # What merging leaves: the first reads of each page, one in ten.
@@ -103,7 +146,9 @@ def windows() -> dict[str, Window]:
         "bytes_scattered": first, "extents_scattered": pieces, "bytes_merged": first,
         "extents_got": pieces + (_RATE - first) / _CALL,
     }  # fmt: skip
-    small = {"pages_put": _RATE / (4 * KIB), "pages_probed": _RATE / (4 * KIB), "num_pages": 1e8}
+    more = _PAGE / (4 * KIB)
+    small = {name: write[name] * more for name in ("pages_put", "write_own_s", "ask_s")}
+    small |= {"pages_probed": _RATE / (4 * KIB), "num_pages": 1e8}
     return {
         "hot set": _window(0.95, 1.0, **read, **probes),
         "beyond memory": _window(0.05, 0.9, **read, **probes),
@@ -141,11 +186,11 @@ class Row:
     worst_s: float
 
 
-def rows_of(profiles: Mapping[str, DeviceProfile]) -> Iterator[Row]:
+def rows_of(profiles: Mapping[str, DeviceProfile], own: Own) -> Iterator[Row]:
     """Yield what each setting does alone, the others at their defaults."""
     base = StoreConfig(quota_bytes=1 << 40)
     for device, profile in profiles.items():
-        for workload, window in windows().items():
+        for workload, window in windows(own).items():
             for setting, values in KNOBS.items():
                 default = value_of(base, setting)
                 costs = {
@@ -170,11 +215,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profiles = {name: profile_of(device) for name, device in NOMINAL.items()}
     if not options.quick:
         profiles["measured"] = measure_profile(LocalFileSystem(), options.dir)
+    with tempfile.TemporaryDirectory(dir=options.dir) as name:
+        own = measure_own(Path(name))
     report = {
         "benchmark": "knobs",
         "machine": facts,
         "devices": {name: asdict(device) for name, device in NOMINAL.items()},
-        "rows": [asdict(row) for row in rows_of(profiles)],
+        "own_s_a_page": own._asdict(),
+        "rows": [asdict(row) for row in rows_of(profiles, own)],
     }
     print(body(report))
     if options.json:
