@@ -59,7 +59,7 @@ STEPS = (
     Step("writes", needs_trace=True, quick_limit_s=180),
     Step("controller", quick_limit_s=240),
     Step("overhead"),
-    Step("model"),
+    Step("model", quick_limit_s=300),
     Step("knobs"),
     Step("paper", quick_limit_s=300),
     Step("ttft", quick_limit_s=480),

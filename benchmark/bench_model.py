@@ -4,15 +4,15 @@
     python -m benchmark.bench_model --from controller.json --json FILE
 
 Each static arm of `bench controller` runs each workload, or its file is read. Two predictions stand
-beside each measured cost: from what the arm itself saw, and from what the default arm saw, which is
-all that a controller knows before it changes something.
+beside each measured cost: from what the arm itself saw, with what it knew of the device before; and
+from what the default arm saw, which is all that a controller knows before it changes something.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,8 +25,7 @@ from benchmark.model_error import Pair, pairs_of
 from benchmark.publish.model import body
 from benchmark.shifting import Setting, as_rows, workloads
 
-_QUICK = ("flip", "scan burst")
-_QUICK_SCALE = 0.05
+_QUICK_SCALE = 0.1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,20 +43,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.dir.mkdir(parents=True, exist_ok=True)
         facts = machine_facts(options.dir)
         print_facts(facts)
-        pairs, failed = _measure(options)
+        pairs, failed = _measure(options, facts)
+    print(body(_keep(options, facts, pairs)))
+    return 1 if failed or not pairs else 0
+
+
+def _keep(
+    options: argparse.Namespace, facts: Mapping[str, object], pairs: Sequence[Pair]
+) -> dict[str, object]:
+    """Return the report so far, written where it was asked for."""
     document = {
         "benchmark": "model",
         "machine": facts,
         "settings": {"scale": _scale(options), "rounds": options.rounds},
         "rows": [asdict(pair) for pair in pairs],
     }
-    print(body(document))
     if options.json:
         write_json(options.json, document)
-    return 1 if failed or not pairs else 0
+    return document
 
 
-def _measure(options: argparse.Namespace) -> tuple[list[Pair], bool]:
+def _measure(options: argparse.Namespace, facts: Mapping[str, object]) -> tuple[list[Pair], bool]:
     pairs: list[Pair] = []
     failed = False
     with tempfile.TemporaryDirectory(dir=options.dir) as name, limited(options.limit) as group:
@@ -65,9 +71,7 @@ def _measure(options: argparse.Namespace) -> tuple[list[Pair], bool]:
         profile = measure_profile(LocalFileSystem(), directory)
         setting = Setting(profile, options.recompute * 1e9, group, options.seed)
         for workload in workloads(scale=_scale(options)):
-            if workload.name not in (options.workloads or _QUICK) and (
-                options.quick or options.workloads
-            ):
+            if options.workloads and workload.name not in options.workloads:
                 continue
             arms = arms_for(workload, "quick" if options.quick else "star")
             default = default_name(arms)
@@ -79,6 +83,7 @@ def _measure(options: argparse.Namespace) -> tuple[list[Pair], bool]:
                 for arm, rounds in costs.items()
             }
             pairs += pairs_of(workload.name, rows, default)
+            _keep(options, facts, pairs)
     return pairs, failed
 
 
@@ -90,10 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="two short workloads, a small grid")
+    parser.add_argument("--quick", action="store_true", help="short phases, a small grid")
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="of controller")
     parser.add_argument("--json", type=Path, help="write every pair to this file")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2, help="two tell how noisy it is")
     parser.add_argument("--scale", type=float, help="length of the phases; 1 unless quick")
     parser.add_argument("--workloads", nargs="+", metavar="NAME", help="these only")
     parser.add_argument("--limit", type=int, default=768, metavar="MIB", help="of memory")

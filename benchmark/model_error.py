@@ -93,6 +93,24 @@ def errors(pairs: Iterable[Pair], *, from_default: bool = False) -> Errors | Non
     return Errors(percentile(found, 0.5), percentile(found, 0.9), len(found))
 
 
+def noise(pairs: Iterable[Pair]) -> Errors | None:
+    """Return how far the same phase of the same arm is from itself in another round.
+
+    No model can come closer. None of one round.
+    """
+    costs: dict[tuple[str, str, str], list[float]] = {}
+    for one in pairs:
+        costs.setdefault((one.workload, one.phase, one.arm), []).append(one.measured_s)
+    found = [
+        abs(one / other - 1.0)
+        for same in costs.values()
+        for one, other in itertools.permutations(same, 2)
+    ]
+    if not found:
+        return None
+    return Errors(percentile(found, 0.5), percentile(found, 0.9), len(found))
+
+
 def ranking(pairs: Iterable[Pair]) -> Ranking:
     """Return how often the arm predicted cheaper by the default's view was; a tie is wrong."""
     num_right = num = 0

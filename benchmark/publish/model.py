@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.harness import table
-from benchmark.model_error import Errors, Pair, errors, ranking
+from benchmark.model_error import Errors, Pair, errors, noise, ranking
 from benchmark.publish.draw import MARKERS, canvas
 from benchmark.publish.reports import Report, Section
 
@@ -22,12 +22,14 @@ def body(report: Report) -> str:
         mine = [pair for pair in pairs if name in ("all", pair.workload)]
         right = ranking(mine)
         share = f"{right.num_right / right.num:.0%} of {right.num}" if right.num else "-"
-        cells = [_cell(errors(mine)), _cell(errors(mine, from_default=True))]
+        cells = [_cell(errors(mine)), _cell(errors(mine, from_default=True)), _cell(noise(mine))]
         rows.append([name, str(len(mine)), *cells, share])
-    head = ["workload", "phases", *(f"error {title}" for _, title in _VIEWS), "ranked right"]
+    head = ["workload", "phases", *(f"error {title}" for _, title in _VIEWS), "noise",
+            "ranked right"]  # fmt: skip
     return (
-        "Error: median, 90th percentile of |predicted / measured - 1|. Ranked: of two settings in "
-        "one phase whose measured costs differ by more than 10 %.\n\n" + table(head, rows) + "\n"
+        "Error: median, 90th percentile of |predicted / measured - 1|. Noise: the same of one "
+        "round over another, which no model can undercut. Ranked: of two settings in one phase "
+        "whose measured costs differ by more than 10 %.\n\n" + table(head, rows) + "\n"
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.bench_model import main
-from benchmark.model_error import Errors, Ranking, errors, pairs_of, ranking
+from benchmark.model_error import Errors, Ranking, errors, noise, pairs_of, ranking
 from benchmark.publish import model
 from benchmark.publish.model import body
 
@@ -42,6 +42,12 @@ def test_errors_are_relative_and_ranks_come_from_what_the_default_saw() -> None:
     assert errors(pairs, from_default=True) == Errors(0.0, 0.0, 1)
     assert errors([]) is None
     assert ranking(pairs) == Ranking(1, 1)
+
+
+def test_noise_is_what_the_same_arm_costs_in_another_round() -> None:
+    rounds = {"0": [phase(2.0, {"default": 2.0})], "1": [phase(1.0, {"default": 2.0})]}
+    assert noise(pairs_of("w", {"default": rounds}, "default")) == Errors(0.5, 1.0, 2)
+    assert noise(pairs_of("flip", ARMS, "default")) is None
 
 
 def test_a_tie_is_no_rank_and_costs_close_by_have_none() -> None:
