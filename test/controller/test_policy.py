@@ -70,11 +70,11 @@ def safe(speed, *, config=BASE, is_refusing=False, **window):
 
 
 def test_pages_may_be_refused_where_computing_costs_less_than_reading_back():
-    # The device reads 2 MiB at a time at 1.4 GB/s at best, beside 5 % CPU.
+    # The device reads 2 MiB at a time at 1.5 GB/s at best.
     assert safe(2e9)
     assert not safe(1e9)
     # What calls cost beside moving bytes is part of reading back.
-    assert safe(1e9, read_own_s=0.2)
+    assert safe(1e9, read_own_s=0.3)
     assert not safe(0.0)
 
 

@@ -141,7 +141,7 @@ def choose(
 def refusing_is_safe(
     config: StoreConfig, window: Window, profile: DeviceProfile, *, is_refusing: bool
 ) -> bool:
-    """Return whether a refused page cannot be missed: computing it costs less than reading it.
+    """Return whether a refused page cannot be missed: computing it takes less than reading it.
 
     A page refused is gone. Taking the change back does not bring it back, and whether it would have
     been asked for is seen hours later or never. So second-use is acted on only where even then
@@ -158,8 +158,8 @@ def refusing_is_safe(
     size = window.bytes_got / window.gets if window.gets > 0 else float(config.log.io_bytes)
     kinds = _FIRST_READS if config.log.io_mode != "buffered" else (*_FIRST_READS, _CACHED)
     reads = (profile.speed(kind, min(size, config.log.io_bytes), 1) for kind in kinds)
-    # Our own work is waited for, and it is CPU.
-    read_s = 2 * own_s + min(speed.s_per_byte + speed.cpu_s_per_byte for speed in reads)
+    # As the load gate compares: what a caller waits for, CPU not counted on top.
+    read_s = own_s + min(speed.s_per_byte for speed in reads)
     return compute_s <= read_s * (1.0 if is_refusing else _SAFE_SHARE)
 
 

@@ -1,11 +1,11 @@
 """Looks, decides, acts, and checks: one change at a time, taken back when it made things worse.
 
-A change needs the same wish in two windows of one workload. After it, one window is left to settle
-and two are measured; then it is kept or taken back. While the workload stays the same, no setting
-returns to a value that it had before, so that noise cannot make it swing; after a change that did
-not help, the setting rests, twice as long each time. Second-use admission cannot be taken back: it
-is only advised, in the decision log, unless refusing a page cannot lose anything. Once all of it
-has cost more than it earned (`Ledger`), the settings of the start come back.
+A change needs the same wish in two windows of one workload, unless it cannot lose. After it, one
+window is left to settle and two are measured; then it is kept or taken back. While the workload
+stays the same, no setting returns to a value that it had before, so that noise cannot make it
+swing; after a change that did not help, the setting rests, twice as long each time. Second-use
+admission cannot be taken back: it is only advised, in the decision log, unless refusing a page
+cannot lose anything. Once all of it has cost more than it earned (`Ledger`), the settings of the start come back.
 """
 
 import logging
@@ -99,14 +99,18 @@ class _Phase:
     """By whether it is advice only: setting, value, and for how many windows in a row."""
 
     def wants(self, change: Change | None, *, is_advice: bool) -> bool:
-        """Take the wish of one more window; return whether it was wished often enough."""
+        """Take the wish of one more window; return whether it was wished often enough.
+
+        Refusing pages cannot lose where it is not advice alone, so it is begun at the first wish.
+        """
         if change is None:
             self.wishes.pop(is_advice, None)
             return False
         setting, value, num = self.wishes.get(is_advice, ("", 0, 0))
         num = num + 1 if (setting, value) == (change.setting, change.new) else 1
         self.wishes[is_advice] = (change.setting, change.new, num)
-        return num >= _NUM_WISHES
+        is_safe = change.setting == _ADMISSION and not is_advice
+        return num >= _NUM_WISHES or is_safe
 
 
 class Tuner:
