@@ -5,7 +5,8 @@ window is left to settle and two are measured; then it is kept or taken back. Wh
 stays the same, no setting returns to a value that it had before, so that noise cannot make it
 swing; after a change that did not help, the setting rests, twice as long each time. Second-use
 admission cannot be taken back: it is only advised, in the decision log, unless refusing a page
-cannot lose anything. Once all of it has cost more than it earned (`Ledger`), the settings of the start come back.
+cannot lose anything. Once all of it has cost more than it earned (`Ledger`), the settings of the
+start come back.
 """
 
 import logging
