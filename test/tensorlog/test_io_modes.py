@@ -23,60 +23,67 @@ def after_a_restart(mode="auto", can_direct=True):
     return modes
 
 
+def way(modes, segment, fits_direct=True, **place):
+    return modes.way_to_read(segment, transfer(**place), fits_direct=fits_direct)
+
+
 def test_what_is_in_the_page_cache_is_read_from_there():
     modes, segment = after_a_restart(), FakeSegment()
     segment.num_cached = 8192
-    assert not modes.reads_direct(segment, transfer())
+    assert way(modes, segment) == "cached"
     segment.num_cached = 4096
-    assert modes.reads_direct(segment, transfer())
+    assert way(modes, segment) == "direct"
 
 
 def test_the_second_read_of_an_old_page_fills_the_page_cache_and_the_first_does_not():
     modes, segment = after_a_restart(), FakeSegment()
-    assert [modes.reads_direct(segment, transfer()) for _ in range(2)] == [True, False]
-    assert modes.reads_direct(segment, transfer(offset=1 << 20))
+    assert [way(modes, segment) for _ in range(2)] == ["direct", "filling"]
+    assert way(modes, segment, offset=1 << 20) == "direct"
 
 
 def test_a_page_written_by_this_process_was_used_already():
     modes, segment = after_a_restart(), FakeSegment()
-    assert not modes.reads_direct(segment, transfer(segment_id=2))
+    assert way(modes, segment, segment_id=2) == "filling"
 
 
 def test_what_fell_out_of_the_page_cache_is_read_around_it():
     modes, segment = after_a_restart(), FakeSegment()
-    read = [modes.reads_direct(segment, transfer(segment_id=2)) for _ in range(4)]
-    assert read == [False, True, False, True]
+    ways = [way(modes, segment, segment_id=2) for _ in range(4)]
+    assert ways == ["filling", "direct", "filling", "direct"]
 
 
 def test_a_system_that_cannot_tell_lets_the_page_cache_serve():
     modes, segment = after_a_restart(), FakeSegment()
     segment.num_cached = None
-    assert not modes.reads_direct(segment, transfer())
+    assert way(modes, segment) == "cached"
 
 
 @pytest.mark.parametrize(
-    ("mode", "can_direct", "beyond", "reads", "writes"),
+    ("mode", "can_direct", "fits_direct", "reads", "writes_direct"),
     [
-        ("buffered", True, True, False, False),
-        ("direct", True, False, True, True),
-        ("direct", False, False, False, False),
-        ("auto", True, True, True, True),
-        ("auto", False, True, False, False),
+        ("buffered", True, True, "filling", False),
+        ("direct", True, True, "direct", True),
+        ("direct", True, False, "filling", True),
+        ("direct", False, True, "filling", False),
+        ("auto", True, True, "direct", True),
+        ("auto", True, False, "filling", True),
+        ("auto", False, True, "filling", False),
     ],
 )
-def test_where_nothing_is_left_to_decide(mode, can_direct, beyond, reads, writes):
+def test_where_nothing_is_left_to_decide(mode, can_direct, fits_direct, reads, writes_direct):
     modes, segment = after_a_restart(can_direct=can_direct), FakeSegment()
     modes.tune(mode)
-    modes.is_beyond_memory = beyond
+    modes.is_beyond_memory = True
+    assert [way(modes, segment, fits_direct) for _ in range(3)] == [reads] * 3
+    assert modes.writes_direct == writes_direct
     segment.num_cached = 8192
-    assert modes.reads_direct(segment, transfer()) == reads
-    assert modes.writes_direct == writes
+    assert way(modes, segment, fits_direct) == ("direct" if reads == "direct" else "cached")
 
 
 def test_remembers_no_more_than_two_generations():
     modes, segment = after_a_restart(), FakeSegment()
     for i in range(3 << 15):
-        modes.reads_direct(segment, transfer(offset=i * 4096))
+        way(modes, segment, offset=i * 4096)
     assert len(modes._young) + len(modes._old) <= 2 << 15
-    assert modes.reads_direct(segment, transfer(offset=0))
-    assert not modes.reads_direct(segment, transfer(offset=((3 << 15) - 1) * 4096))
+    assert way(modes, segment, offset=0) == "direct"
+    assert way(modes, segment, offset=((3 << 15) - 1) * 4096) == "filling"

@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,18 @@ def test_a_reader_keeps_a_segment_open_that_is_deleted_under_it(disk):
     assert bytes(out) == b"x" * BLOCK_BYTES
     with pytest.raises(AssertionError, match="closed file"):
         segment.read([out], BLOCK_BYTES, direct=False)
+
+
+@pytest.mark.parametrize("sizes", [[1], [4096] * 5, [200_000, 1, 131_072, 300_000], [131_072] * 3])
+@pytest.mark.parametrize("num_missing", [0, 1, 150_000])
+def test_reading_in_steps_is_reading(disk, sizes, num_missing):
+    file = disk.open(PATH, create=True)
+    stored = random.Random(1).randbytes(max(0, BLOCK_BYTES + sum(sizes) - num_missing))
+    file.pwritev([format.encode_segment_header(7)], 0)
+    file.pwritev([stored[BLOCK_BYTES:]], BLOCK_BYTES)
+    segment = Segment.open(disk, PATH, 7)
+    out = [memoryview(bytearray(size)) for size in sizes]
+    expected = [memoryview(bytearray(size)) for size in sizes]
+    num_read = segment.read(expected, BLOCK_BYTES, direct=False)
+    assert segment.read_in_steps(out, BLOCK_BYTES) == num_read
+    assert b"".join(out)[:num_read] == b"".join(expected)[:num_read]

@@ -14,10 +14,13 @@ so the memory of uses is bounded and coarse: by the place where a transfer begin
 """
 
 import threading
+from typing import Literal
 
 from sglang_lsm.config import IoMode
 from sglang_lsm.tensorlog.segment import Segment
 from sglang_lsm.tensorlog.transfer import Transfer
+
+ReadWay = Literal["direct", "cached", "filling"]
 
 _MAX_PLACES = 1 << 15
 """Remembered in each of two generations, some 100 bytes each."""
@@ -52,16 +55,21 @@ class IoModes:
         """Whether writes go around the page cache, if their memory allows."""
         return self.can_direct and self._mode != "buffered"
 
-    def reads_direct(self, segment: Segment, transfer: Transfer) -> bool:
-        """Return whether a read whose memory allows it goes around the page cache."""
-        if not self.can_direct or self._mode == "buffered":
-            return False
-        if self._mode == "direct" or self.is_beyond_memory:
-            return True
+    def way_to_read(self, segment: Segment, transfer: Transfer, *, fits_direct: bool) -> ReadWay:
+        """Return how a transfer is to be read.
+
+        Args:
+            fits_direct: whether its memory lies as O_DIRECT requires.
+        """
+        may_direct = fits_direct and self.can_direct and self._mode != "buffered"
+        if may_direct and (self._mode == "direct" or self.is_beyond_memory):
+            return "direct"
         num_cached = segment.cached_bytes(transfer.offset, transfer.num_bytes)
         if num_cached is None or num_cached >= transfer.num_bytes:
-            return False
-        return not self._fills_cache(transfer)
+            return "cached"
+        if may_direct and not self._fills_cache(transfer):
+            return "direct"
+        return "filling"
 
     def _fills_cache(self, transfer: Transfer) -> bool:
         """Return whether what is not in the page cache is to be put there; note the use."""

@@ -508,9 +508,11 @@ class TensorLog:
                 return None
             try:
                 parts = gather_read(pages, scratch=scratch)
-                direct = fits_direct and self._modes.reads_direct(segment, transfer)
+                way = self._modes.way_to_read(segment, transfer, fits_direct=fits_direct)
                 with self.spending.transfer("read"):
-                    return segment.read(parts, transfer.offset, direct=direct)
+                    if way == "filling":
+                        return segment.read_in_steps(parts, transfer.offset)
+                    return segment.read(parts, transfer.offset, direct=way == "direct")
             except UnavailableError as error:
                 logger.warning("cannot read pages, counted as misses. reason=%s", error)
                 return None

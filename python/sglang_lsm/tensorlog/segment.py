@@ -17,6 +17,7 @@ from sglang_lsm.fs import File, FileSystem
 
 _NAME = re.compile(r"([0-9a-f]{8})\.seg")
 _SCAN_BYTES = 1 << 20
+_STEP_BYTES = 128 << 10
 
 
 def segment_name(segment_id: int) -> str:
@@ -41,6 +42,7 @@ class Segment:
         self._buffered = buffered
         self._direct: File | None = None
         self._lock = threading.Lock()
+        self._filling = threading.Lock()
         self._num_users = 0
         self._retired = False
 
@@ -105,6 +107,29 @@ class Segment:
     def read(self, buffers: Sequence[memoryview], offset: int, *, direct: bool) -> int:
         """Fill `buffers` from `offset`; return the bytes read."""
         return self._file(direct=direct).preadv(buffers, offset)
+
+    def read_in_steps(self, buffers: Sequence[memoryview], offset: int) -> int:
+        """Like `read` through the page cache, for what is not there yet.
+
+        One large read of a random place makes the kernel read ahead 8 MiB in small pieces of
+        memory. Small reads in a row let it find its pace: then it reads little more than asked, and
+        keeps it in large pieces, which are copied half as fast again, now and at every later read.
+        """
+        pieces = [b[i : i + _STEP_BYTES] for b in buffers for i in range(0, len(b), _STEP_BYTES)]
+        total, step, step_bytes = 0, list[memoryview](), 0
+        # Two readers in turn would look like random reads.
+        with self._filling:
+            for i, piece in enumerate(pieces):
+                step.append(piece)
+                step_bytes += len(piece)
+                if step_bytes < _STEP_BYTES and i + 1 < len(pieces):
+                    continue
+                num_read = self._buffered.preadv(step, offset + total)
+                total += num_read
+                if num_read < step_bytes:
+                    break
+                step, step_bytes = [], 0
+        return total
 
     def cached_bytes(self, offset: int, num_bytes: int) -> int | None:
         """Return how much of a range is in the page cache; None if the system cannot tell."""
