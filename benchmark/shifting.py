@@ -228,10 +228,13 @@ class _Run:
             return {}
         window = self._window(before, after, seconds)
         used = self._arm.config
+        # Each phase ends with one sync, which is the benchmark's and not the workload's.
+        sync_s = known.sync_s
         return {
-            "own_s": predict(used, used, window, known).total_s * seconds,
+            "own_s": predict(used, used, window, known).total_s * seconds + sync_s,
             "predicted": {
                 arm.name: predict(arm.config, used, window, self._profile).total_s * seconds
+                + sync_s
                 for arm in self._arms
                 if arm.mode == "off"
             },

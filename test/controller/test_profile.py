@@ -66,6 +66,17 @@ def test_what_live_transfers_teach_stays_bounded(lessons):
     assert decode_profile(encode_profile(profile)) == profile
 
 
+def test_what_was_learned_is_left_out_of_the_idle_speed():
+    profile = device()
+    for _ in range(40):
+        profile = profile.refreshed({"write_direct": 3.0}, {"write_direct": 3.0})
+    assert (
+        profile.speed("write_direct", MIB, 2).s_per_byte
+        > device().speed("write_direct", MIB, 2).s_per_byte
+    )
+    assert profile.idle_speed("write_direct", MIB, 2) == device().speed("write_direct", MIB, 2)
+
+
 def test_a_device_that_slows_down_is_learned_and_an_old_lesson_fades():
     profile, slow = device(), device(direct=0.4e9)
     for _ in range(40):

@@ -9,7 +9,8 @@ way), seconds a byte from `profile`, with the factors that live transfers gave i
             h = share of reads whose reuse distance fits the page cache (`reuse`). `auto` reads h
             from there, fills it with first reads, and with every other one of those that were read
             before and are not there; the rest goes around it (`tensorlog.io_modes`)
-    write   W * t(write); buffered, W * t(write direct) again in the background, when it is flushed
+    write   W * t(write); buffered, W * t(write direct) again in the background, when it is flushed,
+            without the factor: what callers wait for beside the device does not hold up the kernel
     own     what calls cost beside moving bytes: keys, index, checksums, page table. Taken as the
             window measured it (`observability.spending`), per byte got and put, since no setting
             here changes it but the number of calls (`handover_s` each, from `profile`) and the
@@ -229,7 +230,7 @@ def write_transfers(
     if rate <= 0:
         return Flow(0.0, 0.0, 0.0)
     num_bytes = _bytes_a_put(window)
-    flush = profile.speed("write_direct", _LARGE, 1)
+    flush = profile.idle_speed("write_direct", _LARGE, 1)
     if config.log.io_mode == "buffered":
         speed = profile.speed("write_buffered", num_bytes, 1)
         background_s = rate * flush.s_per_byte

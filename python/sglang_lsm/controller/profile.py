@@ -77,10 +77,19 @@ class DeviceProfile:
         )
 
     def speed(self, kind: Kind, io_bytes: float, depth: float) -> Speed:
-        """Return the speed of transfers of `io_bytes`, `depth` of them under way.
+        """Return the speed of live transfers of `io_bytes`, `depth` of them under way.
 
         Interpolated between the points in the logarithms of size and depth. Below the smallest
         size a call costs as much as one of that size.
+        """
+        speed = self.idle_speed(kind, io_bytes, depth)
+        factor, cpu_factor = self.factors.get(kind, 1.0), self.cpu_factors.get(kind, 1.0)
+        return Speed(speed.s_per_byte * factor, speed.cpu_s_per_byte * cpu_factor)
+
+    def idle_speed(self, kind: Kind, io_bytes: float, depth: float) -> Speed:
+        """Return the speed as it was measured, with nobody else about.
+
+        The kernel writes back at it: it waits for no lock and no processor of ours.
         """
         sizes, rows = self._rows[kind]
         x = min(max(io_bytes, sizes[0]), sizes[-1])
@@ -91,8 +100,7 @@ class DeviceProfile:
         s_per_byte = a.s_per_byte ** (1 - share) * b.s_per_byte**share
         cpu = a.cpu_s_per_byte + (b.cpu_s_per_byte - a.cpu_s_per_byte) * share
         smaller = max(1.0, sizes[0] / max(io_bytes, 1.0))
-        factor, cpu_factor = self.factors.get(kind, 1.0), self.cpu_factors.get(kind, 1.0)
-        return Speed(s_per_byte * smaller * factor, cpu * smaller * cpu_factor)
+        return Speed(s_per_byte * smaller, cpu * smaller)
 
     def refreshed(
         self,
