@@ -72,6 +72,12 @@ def losses(report: Report) -> list[Loss]:
     return found
 
 
+def published(report: Report) -> list[str]:
+    """Return the policies that others published: neither ours, nor the optimum, nor SGLang's."""
+    mine = (OURS, OPTIMUM, "SGLang file evictor")
+    return [name for name in _policies(report) if name not in mine and not name.startswith("lsm ")]
+
+
 def plots(report: Report, stem: Path) -> list[Path]:
     """Draw one curve a policy."""
     path = stem.with_name(f"{stem.name}.png")

@@ -19,6 +19,7 @@ from benchmark.ttft_report import (
 )
 
 _SHARES = (0.05, 0.1, 0.2)
+_OF_OPTIMUM, _OF_PUBLISHED, _OF_FILE_EVICTOR = 0.9, 1.1, 2.0
 _FILE_EVICTOR = "SGLang file evictor"
 _LOADS = ((DISK_COLD, 0.5), (DISK_HOT, 0.9))
 _LOAD_MODEL, _LOAD_TOKENS = "kv-heavy", 4096
@@ -44,13 +45,40 @@ def serving_promises(reports: Mapping[str, Report]) -> Iterator[Promise]:
 
 def _hit_rates(stem: str, report: Report) -> Iterator[Promise]:
     ours = hits.rates(report, hits.OURS)
-    for against, least in ((OPTIMUM, 0.9), (_FILE_EVICTOR, 1.0)):
-        theirs = hits.rates(report, against)
-        for share in _SHARES:
-            seen: Summary | None = None
-            if share in ours and theirs.get(share):
-                seen = summarize([ours[share] / theirs[share]])
-            yield Promise(against, f"{stem}, {share:.0%} of the set", least, True, seen, "x")
+    file_evictor = hits.rates(report, _FILE_EVICTOR)
+    for share in _SHARES:
+        yield _optimum_or_published(stem, report, share)
+    for share in _SHARES:
+        seen = _ratio(ours, file_evictor, share)
+        yield Promise(_FILE_EVICTOR, f"{stem}, {share:.0%} of the set", 1.0, True, seen, "x")
+    ratios = [ours[share] / rate for share, rate in file_evictor.items() if rate and share in ours]
+    most = summarize([max(ratios)]) if ratios else None
+    what = f"{stem}, most of all sizes"
+    yield Promise(_FILE_EVICTOR, what, _OF_FILE_EVICTOR, True, most, "x")
+
+
+def _optimum_or_published(stem: str, report: Report, share: float) -> Promise:
+    """Return the one of two promises that is nearer to being met, named by what it is against.
+
+    Either 90 % of what the optimum hits, or a tenth more than the best published policy.
+    """
+    ours = hits.rates(report, hits.OURS)
+    published = {name: hits.rates(report, name) for name in hits.published(report)}
+    rivals = [(OPTIMUM, _OF_OPTIMUM, _ratio(ours, hits.rates(report, OPTIMUM), share))]
+    if best := max(published, key=lambda name: published[name].get(share, 0.0), default=""):
+        rivals.append((best, _OF_PUBLISHED, _ratio(ours, published[best], share)))
+    against, least, seen = max(
+        rivals, key=lambda rival: rival[2].median / rival[1] if rival[2] else 0.0
+    )
+    return Promise(against, f"{stem}, {share:.0%} of the set", least, True, seen, "x")
+
+
+def _ratio(ours: Mapping[float, float], theirs: Mapping[float, float], share: float) -> (
+    Summary | None
+):  # fmt: skip
+    if share not in ours or not theirs.get(share):
+        return None
+    return summarize([ours[share] / theirs[share]])
 
 
 def _times(where: str, samples: list[Sample]) -> Iterator[Promise]:

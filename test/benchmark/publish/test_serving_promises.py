@@ -37,6 +37,27 @@ def test_hit_rates_are_ratios_at_the_same_size() -> None:
     assert found[f"{OPTIMUM} | hitrate-x, 5% of the set"].verdict == "not run"
 
 
+def test_against_the_optimum_or_the_best_published_policy_whichever_is_nearer() -> None:
+    rows = [rates("lsm reuse", 30), rates(OPTIMUM, 40), rates("lsm leaf-first LRU", 29)]
+    rows += [rates("ARC (libcachesim)", 27), rates("page LRU", 20)]
+    found = {one.key: one for one in serving_promises({"hitrate-x": {"results": rows}})}
+    assert f"{OPTIMUM} | hitrate-x, 10% of the set" not in found
+    nearer = found["ARC (libcachesim) | hitrate-x, 10% of the set"]
+    assert (nearer.target, round(nearer.seen.median, 3), nearer.verdict) == (1.1, 1.111, "met")
+    rows[1] = rates(OPTIMUM, 31)
+    found = {one.key: one for one in serving_promises({"hitrate-x": {"results": rows}})}
+    assert found[f"{OPTIMUM} | hitrate-x, 10% of the set"].verdict == "met"
+
+
+def test_twice_the_file_evictors_hits_are_looked_for_at_every_size() -> None:
+    rows = [rates("lsm reuse", 30), rates("SGLang file evictor", 20)]
+    rows += [{**row, "share": 0.02, "hits": row["hits"] * factor} for row, factor in
+             zip(rows, (1, 0.6), strict=True)]  # fmt: skip
+    found = {one.key: one for one in serving_promises({"hitrate-x": {"results": rows}})}
+    most = found["SGLang file evictor | hitrate-x, most of all sizes"]
+    assert (round(most.seen.median, 2), most.verdict) == (2.5, "met")
+
+
 def test_times_and_loads_compare_inside_a_round() -> None:
     samples = [
         sample("recompute", COLD, 8.0),
