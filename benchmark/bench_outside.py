@@ -1,6 +1,6 @@
-"""What SGLang's own load generator prints about a server with each disk tier, unmodified.
+"""What other people's tools print about a server with each disk tier, unmodified.
 
-    scripts/bench outside --quick           at most 4 minutes
+    scripts/bench outside --quick           about 4 minutes, and once 1.3 GB of tools
     scripts/bench outside --json FILE       the same on SmolLM2
 
 `python -m sglang.benchmark.serving --dataset-name generated-shared-prefix --cache-report` asks the
@@ -8,7 +8,8 @@ same prompts twice: with nothing cached, and after device and host were emptied,
 cached comes from disk. Beside its figures stand the ones that the server reports itself. It needs
 the package `datasets`, which is fetched once into `.cache/outside`, apart from everything else.
 
-`guidellm` and `aiperf` replay traces against the same endpoint; neither is run here.
+`cache-pressure` and `aiperf` drive a server of SmolLM2 with and without the disk tier, see
+`benchmark.outside_tools`. A tool that cannot be had is a row that says why.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmark import models
+from benchmark import models, outside_tools
 from benchmark.harness import machine_facts, print_facts, write_json
 from benchmark.publish.outside import body
 from benchmark.rivals.disk import drop_cached_pages, sync_file_system
@@ -41,6 +42,7 @@ NEEDED = (
     "six==1.17.0",
 )
 ROWS = ("file tuned", "lsm")
+TOOL_ROWS = ("host", "lsm")
 PAGE_SIZE, CLIENTS = 64, 4
 _BUDGET_BYTES = 8 * 10**9
 # Its prompts are words that become more tokens than were asked for.
@@ -70,6 +72,10 @@ class Plan:
 
 FULL = Plan("smollm2", 6, 4, 1024, 64)
 QUICK = Plan("tiny", 4, 3, 384, 64)
+FULL_ASKED = outside_tools.Asked(24, 1024, 24, 3.0)
+QUICK_ASKED = outside_tools.Asked(12, 384, 9, 2.0)
+# The device holds a quarter of what `cache-pressure` asks for, the host half, the disk all.
+_POOL_SHARE = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,24 +83,78 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     plan = QUICK if options.quick else FULL
     facts = machine_facts(Path(__file__).parent)
+    runs: list[dict[str, object]] = []
+    tools: list[dict[str, object]] = []
+    wrong = []
     try:
         fetch()
-        runs = [run for name in options.rows for run in measure(plan, name)]
+        for name in options.rows:
+            runs += measure(plan, name)
     except (OutsideError, ServerError, models.ModelError) as error:
-        print(f"bench outside: {error}", file=sys.stderr)
-        return 1
+        wrong.append(str(error))
+    asked = QUICK_ASKED if options.quick else FULL_ASKED
+    try:
+        for name in TOOL_ROWS:
+            tools += measure_tools(asked, name)
+    except (ServerError, models.ModelError) as error:
+        wrong.append(str(error))
+    for text in wrong:
+        print(f"bench outside: {text}", file=sys.stderr)
     settings = {**asdict(plan), "clients": CLIENTS, "page_size": PAGE_SIZE}
     report = {
         "benchmark": "outside",
         "machine": facts,
         "settings": {**settings, "prefetch_policy": "wait_complete"},
+        "asked": asdict(asked),
         "runs": runs,
+        "tools": tools,
+        "not_run": {"guidellm": outside_tools.GUIDELLM},
     }
     print_facts(facts)
     print(body(report))
     if options.json:
         write_json(options.json, report)
-    return 0
+    return 1 if wrong or any("failed" in run for run in tools) else 0
+
+
+def measure_tools(asked: outside_tools.Asked, name: str) -> list[dict[str, object]]:
+    """Start one row of SmolLM2, let each tool drive it, and return their figures and the server's.
+
+    Raises:
+        ServerError: the server failed.
+    """
+    shutil.rmtree(HOME, ignore_errors=True)
+    data = HOME / "data"
+    data.mkdir(parents=True)
+    model = models.smollm2()
+    pool_tokens = asked.contexts * asked.context_tokens // _POOL_SHARE
+    flags = [
+        # The host pool needs room beside the device's copies: a prefetch takes what is free there.
+        *pool_flags(PAGE_SIZE, pool_tokens=pool_tokens + 4 * PAGE_SIZE, host_ratio=2.0),
+        *disk_flags(name, data, budget_bytes=_BUDGET_BYTES, wait_complete=True),
+    ]
+    found: list[dict[str, object]] = []
+    try:
+        log = HOME / "server.log"
+        with Server.start(model, flags, log=log, env=disk_environment(data)) as server:
+            for tool in outside_tools.TOOLS:
+                print(f"bench outside: {name}, {tool.name}", file=sys.stderr, flush=True)
+                before = _counts(server)
+                run: dict[str, object] = {"tool": tool.pin, "row": name}
+                try:
+                    run["theirs"] = outside_tools.run(
+                        tool, asked, server, model, home=PACKAGES.parent / "outside-tools",
+                        pool_tokens=pool_tokens,
+                    )  # fmt: skip
+                except outside_tools.ToolError as error:
+                    run["failed"] = str(error)
+                after = _counts(server)
+                run["ours"] = {key: after[key] - before[key] for key in after}
+                found.append(run)
+                server.flush_cache()
+    finally:
+        shutil.rmtree(HOME, ignore_errors=True)
+    return found
 
 
 def fetch() -> None:

@@ -26,7 +26,28 @@ def body(report: Report) -> str:
         )
     head = ["row", "requests", "TTFT ms mean", "p99", "prompt tokens/s", "cached device/host/disk"]
     ours_head = ["server: TTFT ms mean", "server: cached tokens", "same prompt tokens"]
-    return table([*head, *ours_head], rows) + "\n"
+    return "\n".join([table([*head, *ours_head], rows), "", *_tools(report)]).rstrip() + "\n"
+
+
+def _tools(report: Report) -> list[str]:
+    """Return what other tools printed, one row a tool and server, and why one was not run."""
+    rows = []
+    for run in report.get("tools", ()):
+        ours = run["ours"]
+        printed = " ".join(f"{key}={_figure(one)}" for key, one in run.get("theirs", {}).items())
+        # A table has one line a row.
+        failed = " ".join(run.get("failed", "").split()).replace("|", "/")
+        cached = f"{ours['cached_tokens']:.0f} of {ours['prompt_tokens']:.0f}"
+        rows.append([run["tool"], run["row"], printed or f"FAILED: {failed}", cached])
+    if not rows:
+        return []
+    head = ["tool", "row", "what it printed", "server: cached tokens"]
+    left = [f"{tool}: {why}." for tool, why in report.get("not_run", {}).items()]
+    return [table(head, rows), "", *left]
+
+
+def _figure(value: object) -> str:
+    return short(value) if isinstance(value, float) else str(value)
 
 
 def _tiers(cached: Report) -> str:
@@ -37,7 +58,7 @@ def _tiers(cached: Report) -> str:
 
 SECTION = Section(
     file="outside",
-    title="From outside: SGLang's own load generator",
+    title="From outside: other people's load tools",
     command="scripts/bench outside --json benchmark/results/outside.json",
     body=body,
 )

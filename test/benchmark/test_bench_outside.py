@@ -45,3 +45,16 @@ def test_the_tool_asks_the_same_prompts_each_time() -> None:
     assert command == tool_command(QUICK, "http://127.0.0.1:1", Path("model"), Path("out"))
     assert command[command.index("--seed") + 1] == "1"
     assert "--cache-report" in command
+
+
+def test_what_other_tools_printed_stands_beside_the_servers_count() -> None:
+    ours = {"prompt_tokens": 100, "cached_tokens": 64, "ttft_sum_s": 0, "ttft_count": 0}
+    tools = [
+        {"tool": "one==1", "row": "lsm", "theirs": {"retained": 12}, "ours": ours},
+        {"tool": "two==2", "row": "lsm", "failed": "exit status 1:\na | b", "ours": ours},
+    ]
+    told = body({"runs": [], "tools": tools, "not_run": {"three": "too large"}})
+    assert "retained=12" in told
+    assert "64 of 100" in told
+    assert "FAILED: exit status 1: a / b" in told
+    assert "three: too large." in told
