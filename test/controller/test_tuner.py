@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sglang_lsm.config import StoreConfig
 from sglang_lsm.controller.cost_model import predict
-from sglang_lsm.controller.policy import CHOICES, value_of
+from sglang_lsm.controller.policy import CHOICES, value_of, with_value
 from sglang_lsm.controller.reuse import Reuse
 from sglang_lsm.controller.tuner import Senses, Tuner
 from sglang_lsm.controller.window import Surroundings, Window
@@ -238,6 +238,27 @@ def test_it_pays_where_the_workload_lasts():
         return world.waited_s
 
     assert total("auto") < total("observe") * 0.85
+
+
+def test_where_phases_last_it_is_close_to_an_oracle_and_beats_each_static_setting():
+    """A hot set and new prompts in turn, 80 looks each; most of the gap is the time to adapt."""
+    flip = [{"read": 0.3, "hot": 1.0}, {"write": 0.3}] * 2
+
+    def costs(mode, io_mode):
+        world = World(config=with_value(BASE, "log.io_mode", io_mode))
+        tuner = world.tuner(mode=mode)
+        found = []
+        for load in flip:
+            before_s = world.waited_s
+            run(world, tuner, 80, **load)
+            found.append(world.waited_s - before_s)
+        return found
+
+    static = [costs("observe", io_mode) for io_mode in CHOICES["log.io_mode"]]
+    oracle_s = sum(map(min, *static))
+    tuned_s = sum(costs("auto", "auto"))
+    assert tuned_s < 1.05 * oracle_s
+    assert tuned_s < 0.85 * min(map(sum, static))
 
 
 def test_an_idle_store_is_not_looked_at():
