@@ -39,6 +39,7 @@ from benchmark.pagedata import (
     split_pages,
 )
 from benchmark.publish.scaling import body
+from benchmark.rivals.disk import allocated_bytes
 
 PATH_PAGES, KNOWN_PAGES, TOKENS_PER_PAGE = 128, 64, 64
 SMALL_PAGE, CLIENT_PAGE, CLIENT_PAGES = 4096, 64 << 10, 32
@@ -161,6 +162,9 @@ def by_entries_of_an_index(plan: Plan, directory: Path) -> Iterator[Row]:
         yield Row("pages", "index: insert", size, median_us(seconds, per=PATH_PAGES), "us/page")
         names = [f"path {chooser.randrange(num_paths)}" for _ in range(plan.repeats)]
         yield from _probes("index", index.probe, size, names, plan.repeats)
+        # What is not flushed yet lies in the write-ahead log, entry by entry.
+        per_entry = allocated_bytes(directory) / size
+        yield Row("pages", "index: disk, log included", size, per_entry, "B/page")
     index.close()
 
 

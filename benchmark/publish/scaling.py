@@ -1,5 +1,6 @@
 """How costs grow, on the page: a table and a plot a study, and by what the cost grows."""
 
+import math
 from pathlib import Path
 
 from benchmark.harness import Summary, short, summarize, table
@@ -11,6 +12,10 @@ STUDIES = {
     "prompts": "Cost of one path by prompt tokens (4 KiB pages of 64 tokens)",
     "clients": "Clients at once (32 pages of 64 KiB a call)",
 }
+
+
+BEYOND = 10**8
+"""Pages of a store that no benchmark here can fill."""
 
 
 def body(report: Report) -> str:
@@ -28,7 +33,29 @@ def body(report: Report) -> str:
             rows.append([f"{line}, {unit}", *cells, f"{short(growth)} of {short(last / first)}"])
         head = ["line", *(f"{x:.0e}" if study == "pages" else str(x) for x in places), "grew"]
         parts.append(f"#### {title}\n\n{table(head, rows)}\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, _beyond(report)])
+
+
+def _beyond(report: Report) -> str:
+    """Return what each line of the first study comes to at BEYOND pages: arithmetic, not measured.
+
+    A level of an LSM-tree holds `size_ratio` times the one above, so what a look-up costs grows by
+    the levels: with the logarithm of the entries. The step of a decade is taken as the mean over
+    the decades that were measured, and as none where the cost fell.
+    """
+    rows = []
+    for line, unit in _lines(report, "pages"):
+        found = [(x, _point(report, "pages", line, x)) for x in _places(report, "pages")]
+        known = [(x, point.median) for x, point in found if point]
+        if len(known) > 1:
+            (first, low), (last, high) = known[0], known[-1]
+            step = max(0.0, (high - low) / math.log10(last / first))
+            reached = high + step * math.log10(BEYOND / last)
+            rows.append(
+                [f"{line}, {unit}", f"{last:.0e}: {short(high)}", short(step), short(reached)]
+            )
+    head = ["line", "measured last", "a decade", f"at {BEYOND:.0e}"]
+    return f"#### At {BEYOND:.0e} pages, by arithmetic\n\n{table(head, rows)}\n"
 
 
 def plots(report: Report, stem: Path) -> list[Path]:

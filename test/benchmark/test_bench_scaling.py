@@ -55,3 +55,20 @@ def test_a_half_known_path_begins_as_the_stored_one() -> None:
     stored, half = path_of("a", 128), path_of("a", 128, known=64)
     assert half.hashes[:64] == stored.hashes[:64]
     assert half.hashes[64] != stored.hashes[64]
+
+
+def test_beyond_what_was_measured_a_line_goes_on_by_its_step_a_decade() -> None:
+    def row(line: str, x: int, value: float) -> dict[str, object]:
+        place = {"study": "pages", "line": line, "x": x, "round_number": 0}
+        return {**place, "value": value, "unit": "us"}
+
+    rows = [row("grows", 10**4, 10.0), row("grows", 10**6, 14.0)]
+    rows += [row("falls", 10**4, 9.0), row("falls", 10**5, 7.0), row("once", 10**4, 1.0)]
+    rows += [{**row("p", 1024, 1.0), "study": "prompts"}, {**row("c", 1, 1.0), "study": "clients"}]
+    told = SECTION.body({"rows": rows}).split("by arithmetic")[1]
+    assert [cell.strip() for cell in told.split("| grows, us")[1].split("|")[2:4]] == [
+        "2.00",
+        "18.0",
+    ]
+    assert "| 7.00" in told.split("| falls, us")[1]
+    assert "once" not in told
