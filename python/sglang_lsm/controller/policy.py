@@ -36,8 +36,9 @@ Verdict = Literal["kept", "rolled back", "unclear"]
 class PolicyConfig:
     """How eager the controller is."""
 
-    min_gain_share: float = 0.1
-    """Of the predicted cost, at least so much has to be saved. Smaller: more changes, less each."""
+    min_gain_share: float = 0.2
+    """Of the predicted cost, at least so much has to be saved: the model errs by as much, and a
+    smaller gain may be none. Smaller: more changes, less each."""
     min_gain_s: float = 0.002
     """And at least so many seconds a second: a store that is hardly used is left alone."""
     max_horizon_s: float = 300.0
