@@ -22,6 +22,9 @@ Kinds = npt.NDArray[np.uint8]
 MAX_HITS_BITS = 7
 _RETURNED = MAX_HITS_BITS + 1
 NUM_KINDS = 2 * _RETURNED
+_BITS = np.array([num.bit_length() for num in range(1 << (MAX_HITS_BITS - 1))] + [MAX_HITS_BITS])
+_BITS = _BITS.astype(np.uint8)
+"""Bits of a number of hits, at most MAX_HITS_BITS."""
 
 WATCHED_PAGES = 16384
 """Most pages watched at once; of a larger host tier a sample is, chosen by the pages' names."""
@@ -37,8 +40,8 @@ _UNKNOWN_PAGES = 8.0
 
 def kinds(num_hits: npt.NDArray[np.uint32], has_returned: npt.NDArray[np.bool_]) -> Kinds:
     """Return the kind of each page from its hits in memory, and whether it had left before."""
-    bits = np.minimum(np.frexp(num_hits.astype(np.float64))[1], MAX_HITS_BITS)
-    return (bits + _RETURNED * has_returned).astype(np.uint8)
+    kind: Kinds = _BITS[np.minimum(num_hits, len(_BITS) - 1)] + np.uint8(_RETURNED) * has_returned
+    return kind
 
 
 class Admission:

@@ -28,10 +28,10 @@ def page_hashes(keys: Sequence[str]) -> list[PageHash]:
         ConfigError: a key is no page hash.
     """
     try:
-        hashes = [bytes.fromhex(key) for key in keys]
+        hashes = list(map(bytes.fromhex, keys))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"not a page hash: {error}") from None
-    if any(len(page_hash) != HASH_BYTES for page_hash in hashes):
+    if not {HASH_BYTES}.issuperset(map(len, hashes)):
         raise ConfigError(f"a page hash has {2 * HASH_BYTES} hexadecimal digits")
     return hashes
 

@@ -96,7 +96,9 @@ class HostLedger:
         """
         if len(pages) != len(part.hashes):
             return pages[:0]
-        known = np.fromiter(map(self._known, pages, part.hashes), bool, len(pages))
+        known = np.zeros(len(pages), bool)
+        if self.state[pages].any():
+            known = np.fromiter(map(self._known, pages, part.hashes), bool, len(pages))
         new = pages[~known]
         self.free(new[self.state[new] != FREE])
         self.position[new] = part.depth + np.flatnonzero(~known)
@@ -138,8 +140,8 @@ class HostLedger:
     def free(self, pages: Pages) -> None:
         """Forget pages whose memory may be reused; whoever still reads it can tell."""
         self._generation[pages] += 1
-        for page in pages[self.state[pages] != FREE].tolist():
-            name = self.name_of(page)
+        known = pages[self.state[pages] != FREE]
+        for page, name in zip(known.tolist(), self.names_of(known), strict=True):
             if self._page_of.get(name) == page:
                 del self._page_of[name]
         self.state[pages] = FREE
@@ -184,7 +186,8 @@ class HostLedger:
 
     def names_of(self, pages: Pages) -> list[PageHash]:
         """Return the names of pages in use."""
-        return [self.name_of(page) for page in pages.tolist()]
+        parts, positions = self.part[pages].tolist(), self.position[pages].tolist()
+        return [p.hashes[at - p.depth] for p, at in zip(parts, positions, strict=True)]
 
     def _page_before(self, page: int) -> int | None:
         part, position = self.part[page], int(self.position[page])

@@ -69,8 +69,7 @@ class TierMetrics:
 
     def is_due(self) -> bool:
         """Return whether it is time to tell; at most once an interval."""
-        now_s = self._clock()
-        if now_s < self._next_s:
+        if (now_s := self._clock()) < self._next_s:
             return False
         self._next_s = now_s + INTERVAL_S
         return True

@@ -248,8 +248,9 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
     def check_hicache_events(self) -> None:
         """Poll the copies under way; then write what is due."""
         super().check_hicache_events()
-        with self._meter:
-            self._tell_metrics()
+        if self.enable_storage_metrics and (self._metrics is None or self._metrics.is_due()):
+            with self._meter:
+                self._tell_metrics()
         if self._eviction is None:
             return
         num_stored = self._eviction.step(self.cache_controller.mem_pool_host.available_size())
@@ -257,15 +258,13 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             self.storage_metrics_collector.log_backuped_tokens(num_stored * self.page_size)
 
     def _tell_metrics(self) -> None:
-        backend = self._lsm_storage() if self.enable_storage_metrics else None
-        collector = self.storage_metrics_collector
+        backend, collector = self._lsm_storage(), self.storage_metrics_collector
         if backend is None or collector is None:
             return
         if self._metrics is None:
             self._metrics = TierMetrics(collector.labels, time.monotonic)
-        if self._metrics.is_due():
-            written = self._eviction.figures() if self._eviction is not None else None
-            self._metrics.tell(backend.figures(), written)
+        written = self._eviction.figures() if self._eviction is not None else None
+        self._metrics.tell(backend.figures(), written)
 
     # Complete paths on reads.
 

@@ -63,14 +63,18 @@ def parents_first(ledger: HostLedger, pages: Pages) -> Pages:
 
 def runs(ledger: HostLedger, pages: Pages, *, max_pages: int) -> Iterator[Run]:
     """Yield `pages` as runs of at most `max_pages`; parts in the order of their first page."""
-    by_part: dict[int, list[int]] = {}
-    for page, part in zip(pages.tolist(), ledger.part[pages], strict=True):
-        by_part.setdefault(id(part), []).append(page)
+    parts, positions = ledger.part[pages].tolist(), ledger.position[pages].tolist()
+    by_part: dict[int, list[tuple[int, int]]] = {}
+    for page, part, position in zip(pages.tolist(), parts, positions, strict=True):
+        by_part.setdefault(id(part), []).append((position, page))
     for of_part in by_part.values():
-        group = np.asarray(of_part, np.int64)
-        group = group[np.argsort(ledger.position[group])]
-        positions = ledger.position[group]
-        for stretch in np.split(group, np.flatnonzero(np.diff(positions) != 1) + 1):
-            for at in range(0, len(stretch), max_pages):
-                piece = stretch[at : at + max_pages]
-                yield Run(ledger.part[piece[0]], int(ledger.position[piece[0]]), piece)
+        of_part.sort()
+        start = 0
+        for end in range(1, len(of_part) + 1):
+            first, num_pages = of_part[start][0], end - start
+            # A plain loop, as runs are short: for a few pages arrays cost more.
+            is_next = end < len(of_part) and of_part[end][0] == first + num_pages
+            if not is_next or num_pages == max_pages:
+                piece = np.array([page for _, page in of_part[start:end]])
+                yield Run(ledger.part[piece[0]], first, piece)
+                start = end
