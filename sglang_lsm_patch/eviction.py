@@ -276,6 +276,8 @@ class EvictionPath:
 
     def _write_from_pool(self, pages: Pages) -> int:
         num_pages = 0
+        if not len(pages):
+            return num_pages
         for run in write_policy.runs(self._ledger, pages, max_pages=self._max_run):
             job = self._pool_job(run)
             if not self._writer.submit(job):

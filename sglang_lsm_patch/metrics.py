@@ -61,11 +61,14 @@ class TierMetrics:
             )
             for name, text in GAUGES.items()
         }
+        self._levels: dict[str, Any] = {}
+        """Series of the gauges that have been told."""
         self._counters = {
             name: Counter(f"{PREFIX}{name}_total", text, [*names, *more], registry=registry)
             for name, (more, text) in COUNTERS.items()
         }
-        self._told: dict[tuple[str, str], int] = {}
+        self._series: dict[tuple[str, str], tuple[Any, int]] = {}
+        """Name and label of a counter to its series, and the total that was told last."""
 
     def is_due(self) -> bool:
         """Return whether it is time to tell; at most once an interval."""
@@ -79,7 +82,9 @@ class TierMetrics:
         for name in GAUGES:
             value = getattr(tier, name)
             if value is not None:
-                self._gauges[name].labels(**self._labels).set(value)
+                if name not in self._levels:
+                    self._levels[name] = self._gauges[name].labels(**self._labels)
+                self._levels[name].set(value)
         if tier.gate is not None:
             gate = tier.gate
             self._count("gate_pages", gate.pages_found - gate.pages_declined, decision="granted")
@@ -94,7 +99,9 @@ class TierMetrics:
 
     def _count(self, name: str, total: int, **more: str) -> None:
         key = name, "".join(more.values())
-        before, self._told[key] = self._told.get(key, 0), total
+        if key not in self._series:
+            self._series[key] = self._counters[name].labels(**self._labels, **more), 0
+        series, before = self._series[key]
+        self._series[key] = series, total
         # A total below the last one is that of a tier attached anew.
-        grown = total - before if total >= before else total
-        self._counters[name].labels(**self._labels, **more).inc(grown)
+        series.inc(total - before if total >= before else total)
