@@ -21,7 +21,7 @@ import psutil
 
 from benchmark import models
 from benchmark.clients import Arrival, open_loop
-from benchmark.harness import machine_facts, print_facts, write_json
+from benchmark.harness import collect, machine_facts, print_facts, write_json
 from benchmark.publish.agent import body
 from benchmark.replay.traces import Turn, load_turns
 from benchmark.rivals.disk import allocated_bytes
@@ -58,9 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = models.smollm2()
         turns = load_turns(options.trace, folder=options.folder, sessions=options.sessions)
         arrivals = arrivals_of(turns, model, plan)
-        runs = [measure(name, model, arrivals, plan) for name in options.rows]
-    except (ServerError, models.ModelError) as error:
+    except models.ModelError as error:
         print(f"bench agent: {error}", file=sys.stderr)
+        return 1
+    runs, ended_early = collect(
+        [lambda name=name: [measure(name, model, arrivals, plan)] for name in options.rows],
+        (ServerError,),
+    )
+    if ended_early:
+        print(f"bench agent: {ended_early}", file=sys.stderr)
+    if not runs:
         return 1
     settings = {
         **asdict(plan),
@@ -73,11 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "turns_asked": len(arrivals),
     }
     report = {"benchmark": "agent", "machine": facts, "settings": settings, "runs": runs}
+    report["ended_early"] = ended_early
     print_facts(facts)
     print(body(report))
     if options.json:
         write_json(options.json, report)
-    return 0
+    return 1 if ended_early else 0
 
 
 def arrivals_of(turns: Sequence[Turn], model: Path, plan: Plan) -> list[Arrival]:

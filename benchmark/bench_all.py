@@ -3,12 +3,12 @@
     scripts/bench all --quick --trace conversation_trace.jsonl.gz --trace agent.tar.xz:miniswe
     scripts/bench all --quick --only engine index
 
-Results, logs and the page go to one folder:
-`.cache/bench-all` for the quick form, `benchmark/results` for the full one, which takes hours and
-wants a quiet machine. The quick form is made for two cores and half an hour; each benchmark of it
-is stopped at a limit of its own, about twice what it takes on a quiet machine. One that fails or is
-stopped does not stop the others; what ended is on the page, and the exit status is 1. Benchmarks
-that replay a trace are left out without one, and the table says so.
+Results, logs and the page go to one folder: `.cache/bench-all` for the quick form,
+`benchmark/results` for the full one, which takes hours and wants a quiet machine. The quick form is
+made for two cores and half an hour; each benchmark of it is stopped at a limit of its own. One that
+fails or is stopped does not stop the others: what it had measured by then, where it can tell, is on
+the page, and the exit status is 1. Benchmarks that replay a trace are left out without one, and the
+table says so.
 """
 
 import argparse
@@ -142,7 +142,9 @@ def run(job: Job, folder: Path) -> str:
             status = process.wait(job.limit_s)
         except subprocess.TimeoutExpired:
             stop(process)
-            return f"STOPPED at its limit of {job.limit_s:.0f} s, see {job.stem}.log"
+            kept = (folder / f"{job.stem}.json").exists()
+            had = "what it had is on the page" if kept else "nothing is on the page"
+            return f"STOPPED at its limit of {job.limit_s:.0f} s, {had}, see {job.stem}.log"
         except KeyboardInterrupt:
             stop(process)
             raise

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmark import models, outside_tools
-from benchmark.harness import machine_facts, print_facts, write_json
+from benchmark.harness import INTERRUPTED, collect, machine_facts, print_facts, write_json
 from benchmark.publish.outside import body
 from benchmark.rivals.disk import drop_cached_pages, sync_file_system
 from benchmark.serving import Server, ServerError, server_environment
@@ -83,23 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     plan = QUICK if options.quick else FULL
     facts = machine_facts(Path(__file__).parent)
-    runs: list[dict[str, object]] = []
-    tools: list[dict[str, object]] = []
-    wrong = []
-    try:
-        fetch()
-        for name in options.rows:
-            runs += measure(plan, name)
-    except (OutsideError, ServerError, models.ModelError) as error:
-        wrong.append(str(error))
     asked = QUICK_ASKED if options.quick else FULL_ASKED
-    try:
-        for name in TOOL_ROWS:
-            tools += measure_tools(asked, name)
-    except (ServerError, models.ModelError) as error:
-        wrong.append(str(error))
-    for text in wrong:
-        print(f"bench outside: {text}", file=sys.stderr)
+    errors = (OutsideError, ServerError, models.ModelError)
+    runs, wrong = collect([lambda name=name: measure(plan, name) for name in options.rows], errors)
+    tools: list[dict[str, object]] = []
+    if wrong != INTERRUPTED:
+        jobs = [lambda name=name: measure_tools(asked, name) for name in TOOL_ROWS]
+        tools, also_wrong = collect(jobs, errors)
+        wrong = "; ".join(text for text in (wrong, also_wrong) if text)
+    if wrong:
+        print(f"bench outside: {wrong}", file=sys.stderr)
     settings = {**asdict(plan), "clients": CLIENTS, "page_size": PAGE_SIZE}
     report = {
         "benchmark": "outside",
@@ -109,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "runs": runs,
         "tools": tools,
         "not_run": {"guidellm": outside_tools.GUIDELLM},
+        "ended_early": wrong,
     }
     print_facts(facts)
     print(body(report))
@@ -165,6 +159,7 @@ def fetch() -> None:
     """
     if PACKAGES.is_dir():
         return
+    PACKAGES.parent.mkdir(parents=True, exist_ok=True)
     scratch = PACKAGES.with_name(".outside-new")
     shutil.rmtree(scratch, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
@@ -181,6 +176,7 @@ def measure(plan: Plan, name: str) -> list[dict[str, object]]:
     Raises:
         OutsideError, ServerError.
     """
+    fetch()
     shutil.rmtree(HOME, ignore_errors=True)
     data = HOME / "data"
     data.mkdir(parents=True)

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmark import models
-from benchmark.harness import machine_facts, print_facts, write_json
+from benchmark.harness import collect, machine_facts, print_facts, write_json
 from benchmark.prompts import Prompts
 from benchmark.serving import Reply, ServerError, has_gpu
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT, Sample, print_report
@@ -62,13 +62,17 @@ def main() -> None:
     options = parser.parse_args()
     plan = QUICK if options.quick else FULL
     plan = Plan(options.rounds or plan.rounds, plan.lengths)
-    samples: list[Sample] = []
     facts = machine_facts(Path(__file__).parent)
+    names = [options.model] if options.model else list(plan.lengths)
     try:
-        for model in [options.model] if options.model else list(plan.lengths):
-            samples += measure_model(model, plan)
-    except (ServerError, WrongAnswerError, models.ModelError) as error:
+        samples, ended_early = collect(
+            [lambda name=name: measure_model(name, plan) for name in names],
+            (ServerError, models.ModelError),
+        )
+    except WrongAnswerError as error:
         sys.exit(f"bench ttft: {error}")
+    if not samples:
+        sys.exit(f"bench ttft: {ended_early}")
     settings = {
         "page_size": PAGE_SIZE,
         "rounds": plan.rounds,
@@ -82,7 +86,9 @@ def main() -> None:
     print_report(samples, plots)
     if options.json:
         report = {"machine": facts, "settings": settings, "samples": [asdict(s) for s in samples]}
-        write_json(options.json, report)
+        write_json(options.json, {**report, "ended_early": ended_early})
+    if ended_early:
+        sys.exit(f"bench ttft: {ended_early}")
 
 
 def measure_model(model: str, plan: Plan) -> list[Sample]:

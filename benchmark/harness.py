@@ -8,10 +8,14 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+INTERRUPTED = "interrupted"
 
 PACKAGES = ("sglang", "torch", "rocksdict", "xxhash", "numpy", "lmdb")
 
@@ -94,6 +98,26 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
+
+
+def collect(
+    jobs: Iterable[Callable[[], Iterable[T]]], errors: tuple[type[Exception], ...]
+) -> tuple[list[T], str]:
+    """Run jobs in turn and return what they gave, and why they ended early, if they did.
+
+    Args:
+        jobs: what to run.
+        errors: after which the jobs before still count. An interrupt (Ctrl-C, SIGINT) is one more.
+    """
+    found: list[T] = []
+    try:
+        for job in jobs:
+            found += job()
+    except KeyboardInterrupt:
+        return found, INTERRUPTED
+    except errors as error:
+        return found, str(error)
+    return found, ""
 
 
 def machine_facts(directory: Path) -> dict[str, str | int | float]:

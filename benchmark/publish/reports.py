@@ -83,6 +83,8 @@ def origin(report: Report, command: str) -> str:
         if isinstance(found, Mapping):
             kept = {k: v for k, v in found.items() if not isinstance(v, list | dict)}
             lines.append(f"{name}: {_listed(kept)}")
+    if report.get("ended_early"):
+        lines.append(f"**Ended early, so figures are missing: {report['ended_early']}**")
     return "  \n".join(line for line in lines if line)
 
 

@@ -97,7 +97,7 @@ def test_at_its_limit_a_benchmark_ends_and_leaves_no_process(
     monkeypatch.setattr(bench_all, "GRACE_S", 2.0)
     (tmp_path / "sleeper.json").write_text("of an earlier run")
     verdict = bench_all.run(bench_all.Job("sleeper", "sleeper", (), limit_s=3.0), tmp_path)
-    assert verdict == "STOPPED at its limit of 3 s, see sleeper.log"
+    assert verdict == "STOPPED at its limit of 3 s, nothing is on the page, see sleeper.log"
     child, *told = (tmp_path / "sleeper.log").read_text().split()
     assert told == ([] if ignoring else ["interrupted"])
     assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == "zombie"

@@ -3,13 +3,17 @@
 import json
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.harness import (
+    INTERRUPTED,
     best_of,
+    collect,
     machine_facts,
     percentile,
     round_ratios,
@@ -87,3 +91,19 @@ def test_report_survives_json(tmp_path: Path) -> None:
     read = json.loads((tmp_path / "sub" / "report.json").read_text())
     assert read["machine"] == facts
     assert facts["file_system"] != "unknown"
+
+
+def test_what_ended_before_an_interrupt_or_an_error_counts() -> None:
+    def stop(error: BaseException) -> list[int]:
+        raise error
+
+    def job(number: int) -> Callable[[], list[int]]:
+        return lambda: [number]
+
+    assert collect([job(1), job(2)], ()) == ([1, 2], "")
+    cut = [job(1), lambda: stop(KeyboardInterrupt()), job(2)]
+    assert collect(cut, ()) == ([1], INTERRUPTED)
+    failed = [job(1), lambda: stop(ValueError("why")), job(2)]
+    assert collect(failed, (ValueError,)) == ([1], "why")
+    with pytest.raises(ValueError, match="why"):
+        collect(failed, (KeyError,))
