@@ -5,7 +5,8 @@
 
 Half of the prefixes are deleted, then the rival is asked to give their space back. Written bytes
 are counted from the first delete until a final sync; survivors are compared byte for byte. "closed"
-is the disk after the rival was closed, when nothing is preallocated any more.
+is the disk after the rival was closed, when nothing is preallocated any more. Bytes that were
+preallocated and are given back too count as freed, but not where bytes written are set against it.
 """
 
 import argparse
@@ -93,15 +94,18 @@ class Eviction:
         rival.sync()
         end = time.perf_counter()
         after = rival.disk_bytes()
+        deleted_bytes = self._cell.page_bytes * self._num_victim_pages
+        # What was preallocated and is given back along was no page, and cost no writing.
+        freed_bytes = min(before - after, deleted_bytes)
         figures = {
             "delete_s": deleted_s - start,
             "reclaim_s": end - reclaim_s,
             "cpu_s": time.process_time() - cpu,
             "after_delete": after_delete / self.live_bytes,
             "after_reclaim": after / self.live_bytes,
-            "freed": (before - after) / (self._cell.page_bytes * self._num_victim_pages),
-            "written_per_freed": (written_bytes() - written) / (before - after)
-            if before > after
+            "freed": (before - after) / deleted_bytes,
+            "written_per_freed": (written_bytes() - written) / freed_bytes
+            if freed_bytes > 0
             else math.nan,
         }
         self._compare_survivors(rival)

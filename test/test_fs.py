@@ -72,7 +72,7 @@ def test_more_pieces_than_one_system_call_takes(fs, tmp_path):
 def test_allocate_reserves_and_keeps_the_content(fs, tmp_path):
     file = fs.open(tmp_path / "file", create=True)
     file.pwritev([b"content"], 0)
-    file.allocate(16 * BLOCK)
+    file.allocate(0, 16 * BLOCK)
     assert file.size_bytes() == 16 * BLOCK
     assert file.allocated_bytes() >= 16 * BLOCK
     out = memoryview(bytearray(9))
@@ -99,7 +99,7 @@ def test_punch_gives_blocks_back_and_leaves_the_neighbours(fs, tmp_path):
 
 def test_truncate_cuts_and_gives_back(fs, tmp_path):
     file = fs.open(tmp_path / "file", create=True)
-    file.allocate(16 * BLOCK)
+    file.allocate(0, 16 * BLOCK)
     file.truncate(BLOCK)
     assert (file.size_bytes(), file.allocated_bytes()) == (BLOCK, BLOCK)
     file.drop_cache()
@@ -149,7 +149,7 @@ def test_free_bytes_is_a_part_of_the_file_system(tmp_path):
 def test_a_full_fake_disk_refuses_what_does_not_fit():
     disk = FakeDisk(capacity_bytes=10 * BLOCK)
     file = disk.open(Path("/file"), create=True)
-    file.allocate(8 * BLOCK)
+    file.allocate(0, 8 * BLOCK)
     assert disk.free_bytes(Path("/")) == 2 * BLOCK
     file.pwritev([bytes(8 * BLOCK)], 0)
     with pytest.raises(UnavailableError) as caught:

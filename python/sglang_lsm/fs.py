@@ -55,8 +55,8 @@ class File(Protocol):
     def sync(self) -> None:
         """Make the content durable."""
 
-    def allocate(self, num_bytes: int) -> None:
-        """Reserve `num_bytes` from the start, so that writing there cannot run out of space."""
+    def allocate(self, offset: int, num_bytes: int) -> None:
+        """Reserve a range, holes in it included, so that writing there cannot run out of space."""
 
     def punch(self, offset: int, num_bytes: int) -> bool:
         """Give a range's blocks back; return False where the file system cannot."""
@@ -191,10 +191,10 @@ class LocalFile:
         with _unavailable("cannot sync", self._path):
             os.fdatasync(self._fd)  # noqa: TID251 - this is the module the rule points to
 
-    def allocate(self, num_bytes: int) -> None:
-        """Reserve `num_bytes` from the start, so that writing there cannot run out of space."""
+    def allocate(self, offset: int, num_bytes: int) -> None:
+        """Reserve a range, holes in it included, so that writing there cannot run out of space."""
         with _unavailable("cannot allocate", self._path):
-            os.posix_fallocate(self._fd, 0, num_bytes)
+            os.posix_fallocate(self._fd, offset, num_bytes)
 
     def punch(self, offset: int, num_bytes: int) -> bool:
         """Give a range's blocks back; return False where the file system cannot."""

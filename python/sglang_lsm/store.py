@@ -160,13 +160,14 @@ class Store:
 
     def _open_log(self) -> TensorLog:
         next_id = self._index.get_meta(META_NEXT_SEGMENT)
+        self._next_segment = int(next_id) if next_id else 1
         return TensorLog(
             self._fs,
             self.directory / LOG_NAME,
             self.config.log,
             admit=self._admit_segment,
             clock_ms=self._clock.wall_ms,
-            first_id=int(next_id) if next_id else 1,
+            first_id=self._next_segment,
         )
 
     def register(self, fingerprint: Fingerprint) -> NamespaceId:
@@ -537,9 +538,11 @@ class Store:
             self._counters.add(bytes_merged=num_bytes, merge_s=time.perf_counter() - started_s)
 
     def _admit_segment(self, segment_id: int, num_bytes: int) -> None:
-        """Make room for a new segment; called by the log under its tail lock."""
-        # An id must not come back after its file was lost: old entries would seem to be stored.
-        self._index.put_meta(META_NEXT_SEGMENT, b"%d" % (segment_id + 1))
+        """Make room for more of a segment; called by the log under its tail lock."""
+        if segment_id >= self._next_segment:
+            # An id must not come back after its file was lost: old entries would seem to be stored.
+            self._index.put_meta(META_NEXT_SEGMENT, b"%d" % (segment_id + 1))
+            self._next_segment = segment_id + 1
         self._room.make(num_bytes, self._counters)
 
     def _note_read(self, path: PagePath, locations: Sequence[Location]) -> None:

@@ -219,10 +219,11 @@ class FakeFile:
     def sync(self) -> None:
         self._call("sync", self._inode.sync, changes=True)
 
-    def allocate(self, num_bytes: int) -> None:
+    def allocate(self, offset: int, num_bytes: int) -> None:
         def allocate() -> None:
-            self._disk.reserve(self._inode.current, range(-(-num_bytes // BLOCK_BYTES)))
-            self._inode.apply("allocate", num_bytes)
+            end = -(-(offset + num_bytes) // BLOCK_BYTES)
+            self._disk.reserve(self._inode.current, range(offset // BLOCK_BYTES, end))
+            self._inode.apply("allocate", offset, num_bytes)
 
         self._call("allocate", allocate, changes=True)
 

@@ -23,9 +23,10 @@ class Image:
         self.data[offset:end] = content
         self.blocks.update(range(offset // BLOCK_BYTES, -(-end // BLOCK_BYTES)))
 
-    def allocate(self, num_bytes: int) -> None:
-        self.data.extend(bytes(max(0, num_bytes - len(self.data))))
-        self.blocks.update(range(-(-num_bytes // BLOCK_BYTES)))
+    def allocate(self, offset: int, num_bytes: int) -> None:
+        end = offset + num_bytes
+        self.data.extend(bytes(max(0, end - len(self.data))))
+        self.blocks.update(range(offset // BLOCK_BYTES, -(-end // BLOCK_BYTES)))
 
     def truncate(self, num_bytes: int) -> None:
         del self.data[num_bytes:]

@@ -180,6 +180,8 @@ def test_punching_gives_back_exactly_the_blocks_of_the_dead_pages(lengths, data)
         keys, tails, pages = pages_with(each, first=100 * number)
         everything += zip(keys, log.append(keys, tails, pages), pages, strict=True)
     dead = data.draw(st.sets(st.integers(0, len(everything) - 1)))
+    # Gives back what is preallocated, which the next call would do as well.
+    log.punch([])
     before = log.allocated_bytes()
     log.punch([everything[i][1] for i in dead])
     assert before - log.allocated_bytes() == sum(
@@ -193,6 +195,63 @@ def test_punching_gives_back_exactly_the_blocks_of_the_dead_pages(lengths, data)
     assert read_back(log, keys, locations, pages).intact == [
         i not in dead for i in range(len(everything))
     ]
+    log.close()
+
+
+def test_reclaim_gives_back_what_is_preallocated_and_the_next_write_takes_it_again():
+    """A store of 32 MiB of pages held 256 MiB of the disk after half of its pages were evicted."""
+    disk = FakeDisk()
+    log = open_log(disk)
+    dead = log.append(*pages_with([100_000] * 4))
+    log.punch(dead)
+    assert log.allocated_bytes() == disk.used_bytes("*.seg") == 2 * BLOCK_BYTES
+    keys, tails, pages = pages_with([100_000], first=10)
+    again = log.append(keys, tails, pages)
+    # Preallocating from the start would give the evicted pages their blocks back.
+    holes = 4 * format.padded(100_000)
+    assert log.allocated_bytes() == disk.used_bytes("*.seg") == SEGMENT_BYTES - holes
+    assert not any(map(log.has_data, dead))
+    assert again[0].segment_id == dead[0].segment_id
+    assert read_back(log, keys, again, pages).intact == [True]
+    log.close()
+
+
+def test_a_tail_that_cannot_grow_goes_on_once_it_can():
+    disk = FakeDisk()
+    log = open_log(disk)
+    (kept,) = log.append(*pages_with([40_000]))
+    log.punch([])
+    disk.failing = {"allocate"}
+    with pytest.raises(UnavailableError):
+        log.append(*pages_with([40_000], first=1))
+    assert log.allocated_bytes() == disk.used_bytes("*.seg")
+    disk.failing = set()
+    keys, tails, pages = pages_with([40_000], first=1)
+    (again,) = log.append(keys, tails, pages)
+    assert again.segment_id == kept.segment_id
+    assert read_back(log, keys, [again], pages).intact == [True]
+    log.close()
+
+
+def test_a_tail_does_not_grow_without_leave():
+    asked = []
+
+    def admit(segment_id, num_bytes):
+        asked.append((segment_id, num_bytes))
+        if len(asked) == 2:
+            raise UnavailableError("no room")
+
+    disk = FakeDisk()
+    log = TensorLog(
+        disk, DIRECTORY, LogConfig(segment_bytes=SEGMENT_BYTES), admit=admit, clock_ms=lambda: 1
+    )
+    log.append(*pages_with([40_000]))
+    log.punch([])
+    num_bytes = log.allocated_bytes()
+    with pytest.raises(UnavailableError):
+        log.append(*pages_with([40_000], first=1))
+    assert asked == [(1, SEGMENT_BYTES), (1, SEGMENT_BYTES - num_bytes)]
+    assert disk.used_bytes("*.seg") == log.allocated_bytes() == num_bytes
     log.close()
 
 

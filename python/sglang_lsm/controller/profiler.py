@@ -73,7 +73,7 @@ def measure_profile(
     buffered = fs.open(path, create=True)
     direct: File | None = None
     try:
-        buffered.allocate(config.scratch_bytes)
+        buffered.allocate(0, config.scratch_bytes)
         try:
             direct = fs.open(path, direct=True)
         except UnavailableError:
@@ -106,7 +106,7 @@ class _Bench:
         for size, depth in itertools.product(sizes, depths):
             # The log writes space that was allocated and never written: half as fast as again.
             self.buffered.punch(0, self.config.scratch_bytes)
-            self.buffered.allocate(self.config.scratch_bytes)
+            self.buffered.allocate(0, self.config.scratch_bytes)
             points.append(self._run("write_direct", size, depth))
         self._run("write_direct", max(sizes), 2, whole=True)
         for size, depth in itertools.product(sizes, depths):

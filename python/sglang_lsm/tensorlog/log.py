@@ -30,12 +30,11 @@ from sglang_lsm.tensorlog.transfer import (
     page_bytes,
     plan_transfers,
 )
+from sglang_lsm.tensorlog.trial import try_file_system
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
-
-_TRIAL_NAME = "punch-trial"
 
 
 class Reservation(NamedTuple):
@@ -89,8 +88,8 @@ class TensorLog:
         """Open the log.
 
         Args:
-            admit: called before a segment is created, with its id and size; makes room or raises
-                UnavailableError. May call `drop`.
+            admit: called before a segment is created, or preallocated again, with its id and by
+                how many bytes; makes room or raises UnavailableError. May call `drop`.
             first_id: no new segment gets a smaller id, whatever files there are.
             clock_ms: wall time, written into batch headers.
         """
@@ -101,7 +100,8 @@ class TensorLog:
         self._tail_lock = threading.Lock()
         self._segments_lock = threading.Lock()
         self._segments: dict[int, Segment] = {}
-        self._sealed_bytes: dict[int, int] = {}
+        self._allocated_bytes: dict[int, int] = {}
+        """What each segment takes of the disk."""
         self._unsynced: set[Segment] = set()
         """Segments that were written since they were last synced, sealed ones included."""
         self._tail: Segment | None = None
@@ -110,7 +110,7 @@ class TensorLog:
         self._pool_lock = threading.Lock()
         self._pool = _new_pool(config)
         fs.make_dir(directory)
-        self.can_punch, can_direct = self._try_file_system()
+        self.can_punch, can_direct = try_file_system(fs, directory)
         """Whether the file system gives single pages back; if not, whole segments have to go."""
         self._modes = IoModes(config.io_mode, can_direct=can_direct)
         if config.io_mode == "direct" and not can_direct:
@@ -140,29 +140,6 @@ class TensorLog:
             )
         self._modes.tune(config.io_mode)
 
-    def _try_file_system(self) -> tuple[bool, bool]:
-        """Return whether the file system punches holes, and whether it takes O_DIRECT."""
-        path = self._directory / _TRIAL_NAME
-        try:
-            self._fs.unlink(path)
-            trial = self._fs.open(path, create=True)
-        except UnavailableError:
-            # A full disk tells nothing; the first hole and the first write will.
-            return True, True
-        try:
-            trial.allocate(2 * format.BLOCK_BYTES)
-            can_punch = trial.punch(0, format.BLOCK_BYTES)
-        except UnavailableError:
-            can_punch = True
-        try:
-            self._fs.open(path, direct=True).close()
-            can_direct = True
-        except UnavailableError:
-            can_direct = False
-        trial.close()
-        self._fs.unlink(path)
-        return can_punch, can_direct
-
     def _open_segments(self) -> None:
         for name in self._fs.list_dir(self._directory):
             segment_id = parse_segment_name(name)
@@ -182,7 +159,7 @@ class TensorLog:
                 self._fs.unlink(path)
                 continue
             self._segments[segment_id] = segment
-            self._sealed_bytes[segment_id] = segment.allocated_bytes()
+            self._allocated_bytes[segment_id] = segment.allocated_bytes()
         # Nobody knows what the process before has synced.
         self._unsynced.update(self._segments.values())
         if self._segments:
@@ -199,7 +176,7 @@ class TensorLog:
             end = max(end, batch.end)
         segment.end = end
         segment.seal()
-        self._sealed_bytes[segment.segment_id] = segment.allocated_bytes()
+        self._allocated_bytes[segment.segment_id] = segment.allocated_bytes()
 
     def has(self, segment_id: int) -> bool:
         """Return whether a segment exists: a location in any other is stale."""
@@ -222,7 +199,7 @@ class TensorLog:
     def allocated_bytes(self) -> int:
         """Return the bytes of disk the log holds, preallocation included."""
         with self._segments_lock:
-            return sum(self._sealed_bytes.values())
+            return sum(self._allocated_bytes.values())
 
     def batches(self, segment_id: int) -> list[format.Batch]:
         """Return the intact batch headers of a segment, oldest first; empty if it is gone."""
@@ -331,7 +308,7 @@ class TensorLog:
         segment.retire(unlink=True)
         with self._segments_lock:
             self._segments.pop(segment_id, None)
-            self._sealed_bytes.pop(segment_id, None)
+            self._allocated_bytes.pop(segment_id, None)
             self._unsynced.discard(segment)
 
     def punch(self, locations: Sequence[Location]) -> None:
@@ -339,6 +316,8 @@ class TensorLog:
 
         The caller has made sure that the index no longer names them; a reader that still holds a
         location reads zeros, which no checksum matches.
+
+        So is what is preallocated: who wants bytes back wants the disk to hold what is stored.
 
         Raises:
             UnavailableError: an I/O error; the bytes stay counted until the segment goes.
@@ -353,10 +332,8 @@ class TensorLog:
                 if not alive:
                     continue
                 self.can_punch = segment.punch(hole.offset, hole.num_bytes)
-                num_bytes = segment.allocated_bytes()
-                with self._segments_lock:
-                    if hole.segment_id in self._sealed_bytes:
-                        self._sealed_bytes[hole.segment_id] = num_bytes
+                self._count(segment)
+        self._trim_tail()
 
     def has_data(self, location: Location) -> bool:
         """Return whether a page's bytes are still there, not punched out."""
@@ -409,8 +386,39 @@ class TensorLog:
             return None
         header_bytes = format.batch_header_bytes(keys[:num_pages])
         offset = tail.end
-        tail.end += header_bytes + sum(map(format.padded, lengths[:num_pages]))
+        end = offset + header_bytes + sum(map(format.padded, lengths[:num_pages]))
+        if end > tail.prepared:
+            self._prepare(tail)
+        tail.end = end
         return Reservation(tail, offset, header_bytes, num_pages)
+
+    def _prepare(self, tail: Segment) -> None:
+        """Preallocate the rest of the tail once more, after it was given back."""
+        size = self._config.segment_bytes
+        self._admit(tail.segment_id, size - tail.prepared)
+        try:
+            tail.prepare(size)
+        finally:
+            self._count(tail)
+
+    def _trim_tail(self) -> None:
+        """Give back what is preallocated and not written yet, unless more is just being taken."""
+        if not self._tail_lock.acquire(blocking=False):
+            return
+        try:
+            tail = self._tail
+            if tail is not None and tail.end < tail.prepared:
+                tail.seal()
+                self._count(tail)
+        finally:
+            self._tail_lock.release()
+
+    def _count(self, segment: Segment) -> None:
+        """Note what a segment takes now."""
+        # Asked under the lock: the later answer must not be replaced by an earlier one.
+        with self._segments_lock:
+            if segment.segment_id in self._allocated_bytes:
+                self._allocated_bytes[segment.segment_id] = segment.allocated_bytes()
 
     def _new_tail(self) -> Segment:
         size = self._config.segment_bytes
@@ -425,7 +433,7 @@ class TensorLog:
             self._fs.sync_dir(self._directory)
         with self._segments_lock:
             self._segments[segment_id] = tail
-            self._sealed_bytes[segment_id] = size
+            self._allocated_bytes[segment_id] = size
         self._tail = tail
         self._compare_with_memory()
         return tail
@@ -435,8 +443,7 @@ class TensorLog:
         assert tail is not None
         self._tail = None
         tail.seal()
-        with self._segments_lock:
-            self._sealed_bytes[tail.segment_id] = tail.allocated_bytes()
+        self._count(tail)
 
     def _write(
         self,

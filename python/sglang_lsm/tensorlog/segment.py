@@ -1,8 +1,9 @@
 """One file of the tensor log.
 
-Written front to back, preallocated, read from anywhere. Two descriptors serve it: a buffered one,
-and an O_DIRECT one opened at first use. A segment that is unlinked while it is being read stays
-open until the last reader is done, so that its descriptor cannot come to mean another file.
+Written front to back, preallocated, read from anywhere. Two descriptors serve it: a
+buffered one, and an O_DIRECT one opened at first use. A segment that is unlinked while it is being
+read stays open until the last reader is done, so that its descriptor cannot come to mean another
+file.
 """
 
 import re
@@ -38,6 +39,8 @@ class Segment:
         self.segment_id = segment_id
         self.end = format.BLOCK_BYTES
         """Offset behind the last byte handed out; owned by the log's tail lock."""
+        self.prepared = 0
+        """Offset behind the last preallocated byte; owned by the log's tail lock."""
         self._fs, self._path = fs, path
         self._buffered = buffered
         self._direct: File | None = None
@@ -55,13 +58,15 @@ class Segment:
         """
         file = fs.open(path, create=True)
         try:
-            file.allocate(num_bytes)
+            file.allocate(0, num_bytes)
             file.pwritev([format.encode_segment_header(segment_id)], 0)
         except OSError:
             file.close()
             fs.unlink(path)
             raise
-        return cls(fs, path, segment_id, file)
+        segment = cls(fs, path, segment_id, file)
+        segment.prepared = num_bytes
+        return segment
 
     @classmethod
     def open(
@@ -85,6 +90,15 @@ class Segment:
         segment = cls(fs, path, segment_id, file)
         segment.end = file.size_bytes()
         return segment
+
+    def prepare(self, end: int) -> None:
+        """Preallocate on, up to `end`; what was punched out before stays so.
+
+        Raises:
+            UnavailableError: no space.
+        """
+        self._buffered.allocate(self.prepared, end - self.prepared)
+        self.prepared = end
 
     @contextmanager
     def in_use(self) -> Iterator[bool]:
@@ -148,8 +162,9 @@ class Segment:
         return self._buffered.has_data(offset)
 
     def seal(self) -> None:
-        """Give back what was preallocated and not used; nothing is appended after this."""
+        """Give back what is preallocated behind the last byte handed out."""
         self._buffered.truncate(self.end)
+        self.prepared = self.end
 
     def allocated_bytes(self) -> int:
         """Bytes of disk the segment holds."""
