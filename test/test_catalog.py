@@ -276,7 +276,7 @@ def test_a_checkpoint_of_a_store_that_lost_a_segment(bench):
     bench.log.drop(1)
     bench.start_anew()
     bench.begin_loading()
-    bench.catalog.load(should_stop=lambda: False, kept=content)
+    bench.catalog.load(should_stop=lambda: False, take_kept=lambda: content)
     bench.lose(FIRST)
     check(bench)
 

@@ -43,6 +43,10 @@ _CHUNK_ENTRIES = 4096
 """Entries of one step of a scan: what waits for the GIL waits for some ms."""
 
 
+def _none() -> None:
+    return None
+
+
 class Catalog:
     """The stored pages of one store. Thread-safe."""
 
@@ -252,7 +256,9 @@ class Catalog:
         """Whether the table knows of every stored page, so that single pages can be evicted."""
         return self._is_complete
 
-    def load(self, *, should_stop: Callable[[], bool], kept: bytes | None = None) -> int:
+    def load(
+        self, *, should_stop: Callable[[], bool], take_kept: Callable[[], bytes | None] = _none
+    ) -> int:
         """Fill the table from what the last close kept, or else by a scan of the index.
 
         Calls from other threads go on meanwhile; what they change is done again at the end.
@@ -261,7 +267,8 @@ class Catalog:
         groups, so what lies before them is not known, nor what they are worth.
 
         Args:
-            kept: what `checkpoint` returned at the last close, if the index is still that one.
+            take_kept: gives what `checkpoint` returned at the last close, if the index is still
+                that one, and forgets it, so that it is freed as soon as it was read.
 
         Returns:
             How many pages were dropped.
@@ -271,7 +278,7 @@ class Catalog:
             ClosedError: `should_stop` said so.
         """
         unknown: list[bytes] = []
-        restored = _restored(kept)
+        restored = _restored(take_kept)
         try:
             if restored is not None:
                 table, now = restored
@@ -453,7 +460,8 @@ class Catalog:
             logger.warning("cannot give dead pages back. reason=%s", error)
 
 
-def _restored(kept: bytes | None) -> tuple[PageTable, int] | None:
+def _restored(take_kept: Callable[[], bytes | None]) -> tuple[PageTable, int] | None:
+    kept = take_kept()
     if kept is None:
         return None
     try:

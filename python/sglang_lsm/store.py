@@ -438,19 +438,24 @@ class Store:
 
     def _fill_catalog(self, *, is_rebuilt: bool, is_behind: bool) -> None:
         """Begin to take the page table of the last close, or to scan the index for it."""
-        kept = take_table(self._fs, self.directory)
-        load = partial(self._load_catalog, None if is_rebuilt else kept)
+        kept = [take_table(self._fs, self.directory)]
+        if is_rebuilt:
+            kept = [None]
+        is_known = kept[0] is not None
+        load = partial(self._load_catalog, kept.pop)
         self._catalog.begin_loading()
         # What has to go at once shall go by worth, if that is known in half a second.
-        if is_behind and not (kept and self._room.num_bytes_over() > 0):
+        if is_behind and not (is_known and self._room.num_bytes_over() > 0):
             threading.Thread(target=load, name="kv-storage-load", daemon=True).start()
         else:
             load()
 
-    def _load_catalog(self, kept: bytes | None) -> None:
+    def _load_catalog(self, take_kept: Callable[[], bytes | None]) -> None:
         try:
             with self._gate.entered():
-                dropped = self._catalog.load(should_stop=lambda: self._gate.is_closing, kept=kept)
+                dropped = self._catalog.load(
+                    should_stop=lambda: self._gate.is_closing, take_kept=take_kept
+                )
                 self._counters.add(pages_evicted=dropped)
         except ClosedError:
             return

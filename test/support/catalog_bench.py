@@ -212,7 +212,7 @@ class CatalogBench:
 
     def load(self, kept: bytes | None = None) -> set[Page]:
         """Finish loading, from a kept table or by a scan; return which pages were dropped."""
-        num_dropped = self.catalog.load(should_stop=lambda: False, kept=kept)
+        num_dropped = self.catalog.load(should_stop=lambda: False, take_kept=lambda: kept)
         left = self.index_disk.current.pages
         dropped = {page for page in self.stored if key_of(page) not in left}
         assert num_dropped == len(dropped)

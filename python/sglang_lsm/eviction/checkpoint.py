@@ -23,6 +23,9 @@ HEADER = struct.Struct("<8sHHIQQQ")
 CHECKSUM = struct.Struct("<Q")
 
 _COLUMNS = (("key", "<u8"), ("parent", "<i4"), ("place", "<u8"), ("last", "<u4"), ("traits", "<u2"))
+_PART_ROWS = 1 << 14
+_SPARE_SHARE = 8
+"""One more row for so many: the first puts after a start shall not find a full table."""
 _PAGE_BYTES = sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
 
 
@@ -51,7 +54,8 @@ def from_bytes(data: bytes, capacity: int) -> tuple[PageTable, int]:
         CorruptionError: these are not the bytes of a table, or not all of them.
         FormatVersionError: of a newer version.
     """
-    head, payload = data[: HEADER.size], data[HEADER.size + CHECKSUM.size :]
+    # No copy: this may be the largest thing in memory at a start.
+    head, payload = data[: HEADER.size], memoryview(data)[HEADER.size + CHECKSUM.size :]
     if len(data) < HEADER.size + CHECKSUM.size or not data.startswith(MAGIC):
         raise CorruptionError("not a checkpoint of the page table")
     if CHECKSUM.unpack_from(data, HEADER.size)[0] != xxhash.xxh3_64_intdigest(head):
@@ -65,11 +69,11 @@ def from_bytes(data: bytes, capacity: int) -> tuple[PageTable, int]:
     return _table(payload, num_namespaces, num_pages, capacity), now
 
 
-def _table(payload: bytes, num_namespaces: int, num_pages: int, capacity: int) -> PageTable:
-    table = PageTable(max(capacity, num_pages))
+def _table(payload: memoryview, num_namespaces: int, num_pages: int, capacity: int) -> PageTable:
+    table = PageTable(max(capacity, num_pages + num_pages // _SPARE_SHARE))
     at = num_namespaces * NAMESPACE_BYTES
     for start in range(0, at, NAMESPACE_BYTES):
-        table.root(NamespaceId(payload[start : start + NAMESPACE_BYTES]))
+        table.root(NamespaceId(bytes(payload[start : start + NAMESPACE_BYTES])))
     columns = {}
     for name, kind in _COLUMNS:
         columns[name] = np.frombuffer(payload, kind, num_pages, at)
@@ -77,7 +81,13 @@ def _table(payload: bytes, num_namespaces: int, num_pages: int, capacity: int) -
     parent = columns["parent"]
     if num_pages and not ROOT - num_namespaces < parent.min() <= parent.max() < num_pages:
         raise CorruptionError("a page of the checkpoint has no parent")
-    rows = table.load(columns["key"].astype(np.uint64), columns["place"].astype(np.uint64))
-    table.link(rows, np.where(parent >= 0, rows[np.maximum(parent, 0)], parent).astype(np.int32))
-    table.last[rows], table.traits[rows] = columns["last"], columns["traits"]
+    # In parts, so that what is made on the way stays small. Rows of an empty table are handed out
+    # in order, so the n-th page has row n.
+    starts = range(0, num_pages, _PART_ROWS)
+    for part in [slice(start, start + _PART_ROWS) for start in starts]:
+        table.load(columns["key"][part].astype(np.uint64), columns["place"][part].astype(np.uint64))
+    for start in starts:
+        parents = parent[start : start + _PART_ROWS].astype(np.int32)
+        table.link(np.arange(start, start + len(parents), dtype=np.int32), parents)
+    table.last[:num_pages], table.traits[:num_pages] = columns["last"], columns["traits"]
     return table
