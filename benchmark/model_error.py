@@ -111,16 +111,29 @@ def noise(pairs: Iterable[Pair]) -> Errors | None:
     return Errors(percentile(found, 0.5), percentile(found, 0.9), len(found))
 
 
-def ranking(pairs: Iterable[Pair]) -> Ranking:
-    """Return how often the arm predicted cheaper by the default's view was; a tie is wrong."""
-    num_right = num = 0
+def ranking(pairs: Iterable[Pair], *, steady: bool = False) -> Ranking:
+    """Return how often the arm predicted cheaper by the default's view was; a tie is wrong.
+
+    Args:
+        steady: count only two arms of which the same one was cheaper, and clearly, in every round.
+    """
+    found: dict[tuple[str, str, str, str], list[tuple[bool, bool]]] = {}
     for _, group in itertools.groupby(sorted(pairs, key=_place), key=_place):
-        for one, other in itertools.combinations(group, 2):
+        for one, other in itertools.combinations(sorted(group, key=lambda p: p.arm), 2):
             cheap, dear = sorted((one, other), key=lambda pair: pair.measured_s)
+            order = found.setdefault((one.workload, one.phase, one.arm, other.arm), [])
             if dear.measured_s > cheap.measured_s * (1.0 + _CLEAR):
-                num += 1
-                num_right += cheap.default_s < dear.default_s
-    return Ranking(num_right, num)
+                order.append((cheap is one, cheap.default_s < dear.default_s))
+            elif steady:
+                # Neither first nor second: never the same in every round.
+                order += [(True, False), (False, False)]
+    counted = [
+        is_right
+        for order in found.values()
+        if not steady or len({first for first, _ in order}) == 1
+        for _, is_right in order
+    ]
+    return Ranking(sum(counted), len(counted))
 
 
 def _place(pair: Pair) -> tuple[str, str, int]:

@@ -44,6 +44,20 @@ def test_errors_are_relative_and_ranks_come_from_what_the_default_saw() -> None:
     assert ranking(pairs) == Ranking(1, 1)
 
 
+def test_an_order_that_another_round_turns_around_is_none() -> None:
+    def order(*costs: float) -> dict:
+        return {
+            str(i): [phase(cost, {"default": 1.0, "other": 2.0})] for i, cost in enumerate(costs)
+        }
+
+    turned = list(pairs_of("w", {"default": order(1.0, 2.0), "other": order(2.0, 1.0)}, "default"))
+    assert (ranking(turned), ranking(turned, steady=True)) == (Ranking(1, 2), Ranking(0, 0))
+    kept = list(pairs_of("w", {"default": order(1.0, 1.0), "other": order(2.0, 3.0)}, "default"))
+    assert ranking(kept) == ranking(kept, steady=True) == Ranking(2, 2)
+    close = list(pairs_of("w", {"default": order(1.0, 1.0), "other": order(2.0, 1.0)}, "default"))
+    assert (ranking(close), ranking(close, steady=True)) == (Ranking(1, 1), Ranking(0, 0))
+
+
 def test_noise_is_what_the_same_arm_costs_in_another_round() -> None:
     rounds = {"0": [phase(2.0, {"default": 2.0})], "1": [phase(1.0, {"default": 2.0})]}
     assert noise(pairs_of("w", {"default": rounds}, "default")) == Errors(0.5, 1.0, 2)
