@@ -28,8 +28,8 @@ def body(report: Report) -> str:
     return (
         "Error: median, 90th percentile of |predicted / measured - 1|. Noise: the same of one "
         "round over another, which no model can undercut. Ranked: of two settings in one phase "
-        "whose measured costs differ by more than 10 %, and of those where the same one was cheaper "
-        "in every round.\n\n" + table(head, rows) + "\n"
+        "whose measured costs differ by more than 10 %, and of those where the same one was "
+        "cheaper in every round.\n\n" + table(head, rows) + "\n"
     )
 
 
