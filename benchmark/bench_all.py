@@ -28,6 +28,8 @@ from benchmark.harness import table
 
 HERE = Path(__file__).resolve().parent
 QUICK_FOLDER = HERE.parent / ".cache" / "bench-all"
+SESSIONS = "4"
+"""Conversations of an agent trace at once."""
 ENDED_WELL = "ended well"
 GRACE_S = 60.0
 
@@ -55,7 +57,7 @@ STEPS = (
     Step("reclaim"),
     Step("scatter"),
     Step("scaling"),
-    Step("hitrate", needs_trace=True),
+    Step("hitrate", needs_trace=True, quick_limit_s=240),
     Step("writes", needs_trace=True, quick_limit_s=180),
     Step("controller", quick_limit_s=240),
     Step("overhead"),
@@ -170,7 +172,9 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 def _of_trace(text: str) -> tuple[str, tuple[str, ...]]:
     file, _, inside = text.partition(":")
     name = inside or Path(file).name.split(".")[0]
-    return f"-{name}", (file, *(("--folder", inside) if inside else ()))
+    folder = ("--folder", inside) if inside else ()
+    at_once = ("--sessions", SESSIONS) if ".tar" in file else ()
+    return f"-{name}", (file, *folder, *at_once)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,8 @@ def test_every_step_is_a_benchmark_with_a_file_of_its_own(tmp_path: Path) -> Non
     assert len(set(stems)) == len(stems)
     assert {"hitrate-a", "hitrate-x", "agent-x"} <= set(stems)
     assert "agent-a" not in stems
+    (agents,) = [job.arguments for job in found if job.stem == "hitrate-x"]
+    assert agents[:5] == ("b.tar.xz", "--folder", "x", "--sessions", "4")
     assert all(str(tmp_path / f"{job.stem}.json") in job.arguments for job in found)
 
 
