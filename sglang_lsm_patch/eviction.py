@@ -260,6 +260,8 @@ class EvictionPath:
         if self._behind_pages < 1:
             return
         aged = write_policy.aged(self._ledger, now_s=now_s, delay_s=self._config.delay_s)
+        if not len(aged):
+            return
         due = write_policy.parents_first(self._ledger, self._worthwhile(aged))
         behind = due[: int(self._behind_pages)]
         self._behind_pages -= len(behind)
