@@ -67,7 +67,7 @@ STEPS = (
     Step("ttft", quick_limit_s=480),
     Step("load", quick_limit_s=300),
     Step("agent", needs_text=True, quick_limit_s=300),
-    Step("outside", quick_limit_s=360),
+    Step("outside", quick_limit_s=420),
 )
 
 

@@ -1,6 +1,6 @@
 """What other people's tools print about a server with each disk tier, unmodified.
 
-    scripts/bench outside --quick           about 4 minutes, and once 1.3 GB of tools
+    scripts/bench outside --quick           about 5 minutes, and once 1.3 GB of tools
     scripts/bench outside --json FILE       the same on SmolLM2
 
 `python -m sglang.benchmark.serving --dataset-name generated-shared-prefix --cache-report` asks the
@@ -73,7 +73,7 @@ class Plan:
 FULL = Plan("smollm2", 6, 4, 1024, 64)
 QUICK = Plan("tiny", 4, 3, 384, 64)
 FULL_ASKED = outside_tools.Asked(24, 1024, 24, 3.0)
-QUICK_ASKED = outside_tools.Asked(12, 384, 9, 2.0)
+QUICK_ASKED = outside_tools.Asked(8, 1024, 9, 2.0)
 # The device holds a quarter of what `cache-pressure` asks for, the host half, the disk all.
 _POOL_SHARE = 4
 
