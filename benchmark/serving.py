@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ class Server:
         Raises:
             ServerError: it ended, or was not ready within READY_TIMEOUT_S; nothing is left running.
         """
+        _end_like_an_interrupt()
         port = _free_port()
         command = launch_command(model, port, flags)
         with log.open("wb") as out:
@@ -398,6 +400,13 @@ def _cached(total: int, details: Mapping[str, object] | None) -> Cached:
 
 def _wait_gone(processes: "Sequence[psutil.Process]", *, timeout_s: float) -> None:
     psutil.wait_procs(processes, timeout=timeout_s)
+
+
+def _end_like_an_interrupt() -> None:
+    """Let SIGTERM raise here as Ctrl-C does: servers have sessions of their own, and would stay."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _free_port() -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -116,6 +117,32 @@ def test_a_server_that_ends_while_starting_shows_its_log_and_leaves_nothing(tmp_
     monkeypatch.setattr(serving, "launch_command", lambda *_: ["sh", "-c", script])
     with pytest.raises(ServerError, match=r"exit_code=3 .*(?s:.*)no such model"):
         Server.start(tmp_path, log=tmp_path / "log")
+    assert select.select([alive], [], [], 60)[0] == [alive]
+    assert os.read(alive, 1) == b""
+    os.close(alive)
+
+
+def test_sigterm_left_the_servers_of_a_benchmark_running(tmp_path, monkeypatch):
+    """`timeout` ended a benchmark by SIGTERM; its servers, in sessions of their own, went on."""
+    os.mkfifo(tmp_path / "alive")
+    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    script = "exec 3>alive; echo up >&3; sleep 1000"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serving, "launch_command", lambda *_: ["sh", "-c", script])
+
+    def end_when_up():
+        assert select.select([alive], [], [], 60)[0] == [alive]
+        assert os.read(alive, 3) == b"up\n"
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ender, before = threading.Thread(target=end_when_up), signal.getsignal(signal.SIGTERM)
+    ender.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Server.start(tmp_path, log=tmp_path / "log")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    ender.join()
     assert select.select([alive], [], [], 60)[0] == [alive]
     assert os.read(alive, 1) == b""
     os.close(alive)
