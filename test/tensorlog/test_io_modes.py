@@ -52,6 +52,14 @@ def test_what_fell_out_of_the_page_cache_is_read_around_it():
     assert ways == ["filling", "direct", "filling", "direct"]
 
 
+def test_what_the_kernel_read_ahead_and_dropped_is_read_around_it():
+    modes, segment = after_a_restart(), FakeSegment()
+    segment.num_cached = 8192
+    assert way(modes, segment, segment_id=2) == "cached"
+    segment.num_cached = 0
+    assert way(modes, segment, segment_id=2) == "direct"
+
+
 def test_a_system_that_cannot_tell_lets_the_page_cache_serve():
     modes, segment = after_a_restart(), FakeSegment()
     segment.num_cached = None

@@ -8,9 +8,9 @@ kernel reads ahead what nobody asked for; a read of what is there is faster than
     not, and used once lately  read through it: it may come again
     not, otherwise             read around it
 
-A write of this process counts as a use. What was read through the page cache and is not there any
-more counts as not used: others want that memory. Nothing of this decides what is right or wrong,
-so the memory of uses is bounded and coarse: by the place where a transfer begins.
+A write of this process counts as a use. What was in the page cache at its last use and is not any
+more counts as not used: others want that memory. Nothing of this decides what is right or wrong, so
+the memory of uses is bounded and coarse: by the place where a transfer begins.
 """
 
 import threading
@@ -44,7 +44,7 @@ class IoModes:
         self._lock = threading.Lock()
         self._young: dict[tuple[int, int], bool] = {}
         self._old: dict[tuple[int, int], bool] = {}
-        """By place: whether it was last read through the page cache, rather than used otherwise."""
+        """By place: whether it was in the page cache after its last use."""
 
     def tune(self, mode: IoMode) -> None:
         """Go on with another mode."""
@@ -65,7 +65,10 @@ class IoModes:
         if may_direct and (self._mode == "direct" or self.is_beyond_memory):
             return "direct"
         num_cached = segment.cached_bytes(transfer.offset, transfer.num_bytes)
-        if num_cached is None or num_cached >= transfer.num_bytes:
+        if num_cached is None:
+            return "cached"
+        if num_cached >= transfer.num_bytes:
+            self._note((transfer.segment_id, transfer.offset), was_cached=True)
             return "cached"
         if may_direct and not self._fills_cache(transfer):
             return "direct"
@@ -74,11 +77,14 @@ class IoModes:
     def _fills_cache(self, transfer: Transfer) -> bool:
         """Return whether what is not in the page cache is to be put there; note the use."""
         place = (transfer.segment_id, transfer.offset)
-        was_filled = None if transfer.segment_id < self.first_new_id else False
+        was_cached = None if transfer.segment_id < self.first_new_id else False
+        was_cached = self._young.get(place, self._old.get(place, was_cached))
+        fills = was_cached is False
+        self._note(place, was_cached=fills)
+        return fills
+
+    def _note(self, place: tuple[int, int], *, was_cached: bool) -> None:
         with self._lock:
-            was_filled = self._young.get(place, self._old.get(place, was_filled))
-            fills = was_filled is False
-            self._young[place] = fills
+            self._young[place] = was_cached
             if len(self._young) >= _MAX_PLACES:
                 self._old, self._young = self._young, {}
-        return fills
