@@ -347,6 +347,19 @@ def test_tells_what_is_in_the_page_cache(tmp_path):
     file.close()
 
 
+def test_a_deleted_file_can_be_opened_again(tmp_path):
+    file = LocalFileSystem().open(tmp_path / "file", create=True)
+    file.pwritev([b"content"], 0)
+    (tmp_path / "file").unlink()
+    again, out = file.again(), memoryview(bytearray(7))
+    file.close()
+    assert again.preadv([out], 0) == 7
+    assert bytes(out) == b"content"
+    with pytest.raises(UnavailableError):
+        again.pwritev([b"other"], 0)
+    again.close()
+
+
 def test_resident_memory_grows_with_what_is_held():
     before = resident_bytes()
     # A mapping of its own: memory that an earlier test has freed may be resident still.

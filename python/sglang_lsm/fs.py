@@ -79,6 +79,9 @@ class File(Protocol):
         None where the system cannot tell. Never reads from the disk.
         """
 
+    def again(self) -> "File":
+        """Open the same file once more, to read it; works for one that was deleted, too."""
+
     def size_bytes(self) -> int:
         """Length of the file."""
 
@@ -237,6 +240,10 @@ class LocalFile:
         if _libc.syscall(_CACHESTAT, self._fd, ctypes.byref(extent), ctypes.byref(found), 0) != 0:
             return None
         return int(found.num_cached) * mmap.PAGESIZE
+
+    def again(self) -> "LocalFile":
+        """Open the same file once more, to read it: with a read-ahead of its own."""
+        return LocalFile(Path(f"/proc/self/fd/{self._fd}"), os.O_RDONLY)
 
     def size_bytes(self) -> int:
         """Length of the file."""

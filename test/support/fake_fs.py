@@ -247,6 +247,9 @@ class FakeFile:
     def cached_bytes(self, offset: int, num_bytes: int) -> int | None:
         return self._call("cached_bytes", lambda: None)
 
+    def again(self) -> "FakeFile":
+        return self._call("again", lambda: FakeFile(self._disk, self._path, self._inode))
+
     def size_bytes(self) -> int:
         return self._call("size_bytes", lambda: len(self._inode.current.data))
 

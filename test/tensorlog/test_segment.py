@@ -8,7 +8,7 @@ from sglang_lsm import format
 from sglang_lsm.errors import CorruptionError, FormatVersionError, UnavailableError
 from sglang_lsm.format import BLOCK_BYTES, Batch, BatchEntry
 from sglang_lsm.tensorlog.segment import Segment, parse_segment_name, segment_name
-from support.fake_fs import FakeDisk
+from support.fake_fs import FakeDisk, FakeFile
 
 PATH = Path("/log/00000007.seg")
 SEGMENT_BYTES = 64 * BLOCK_BYTES
@@ -158,3 +158,16 @@ def test_reading_in_steps_is_reading(disk, sizes, num_missing):
     num_read = segment.read(expected, BLOCK_BYTES, direct=False)
     assert segment.read_in_steps(out, BLOCK_BYTES) == num_read
     assert b"".join(out)[:num_read] == b"".join(expected)[:num_read]
+
+
+def test_without_another_descriptor_what_fills_the_page_cache_is_read_at_once(disk, monkeypatch):
+    segment = Segment.create(disk, PATH, 7, SEGMENT_BYTES)
+    segment.write([b"x" * BLOCK_BYTES], BLOCK_BYTES, direct=False)
+
+    def no_descriptor(_file):
+        raise UnavailableError("too many open files")
+
+    monkeypatch.setattr(FakeFile, "again", no_descriptor)
+    out = memoryview(bytearray(BLOCK_BYTES))
+    assert segment.read_in_steps([out], BLOCK_BYTES) == BLOCK_BYTES
+    assert bytes(out) == b"x" * BLOCK_BYTES
