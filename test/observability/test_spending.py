@@ -1,5 +1,6 @@
 """What is our own work and what is moving bytes, on one thread and on several."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -83,3 +84,19 @@ def test_what_a_put_asks_is_told_from_what_it_stores():
     found = spending.totals()
     assert 0.01 <= found["ask_s"] < 0.019
     assert found["write_own_s"] >= 0.03
+
+
+def test_threads_that_ended_leave_one_row_and_nothing_of_theirs_is_lost():
+    """Each change of the reader threads makes new ones: a row for each would grow for ever."""
+    spending = Spending()
+
+    def wait():
+        with spending.call("probe"):
+            time.sleep(0.001)
+
+    for _ in range(30):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join()
+    assert spending.totals()["probe_s"] >= 0.03
+    assert len(spending._running) == 1

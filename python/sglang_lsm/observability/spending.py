@@ -2,7 +2,8 @@
 
 Our own work (keys, index, checksums, page table) is the same whatever the I/O settings are, so a
 model of those settings takes it as it was measured. Each thread adds to totals of its own, without
-a lock; reading them all while they grow is off by one call at most.
+a lock; reading them all while they grow is off by one call at most. Threads that have ended share
+one row.
 """
 
 import threading
@@ -46,7 +47,9 @@ class Spending:
 
     def __init__(self) -> None:
         self._local = threading.local()
-        self._all: list[Totals] = []
+        self._lock = threading.Lock()
+        self._ended = Totals()
+        self._running: list[tuple[threading.Thread, Totals]] = []
 
     def call(self, kind: CallKind) -> "Call":
         """Measure one call of the store, on the thread that waits for it."""
@@ -70,15 +73,28 @@ class Spending:
 
     def totals(self) -> dict[str, float]:
         """Return the seconds of all threads since the start, by the names of `FIGURES`."""
-        rows = list(self._all)
-        return {name: sum(getattr(row, name) for row in rows) for name in FIGURES}
+        with self._lock:
+            rows = [self._ended, *(row for _, row in self._running)]
+            return {name: sum(getattr(row, name) for row in rows) for name in FIGURES}
 
     def _mine(self) -> Totals:
         mine: Totals | None = getattr(self._local, "totals", None)
         if mine is None:
             mine = self._local.totals = Totals()
-            self._all.append(mine)
+            with self._lock:
+                self._take_over_ended()
+                self._running.append((threading.current_thread(), mine))
         return mine
+
+    def _take_over_ended(self) -> None:
+        running = []
+        for thread, row in self._running:
+            if thread.is_alive():
+                running.append((thread, row))
+                continue
+            for name in FIGURES:
+                setattr(self._ended, name, getattr(self._ended, name) + getattr(row, name))
+        self._running = running
 
 
 class Call(AbstractContextManager["Call"]):
