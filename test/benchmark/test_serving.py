@@ -108,26 +108,37 @@ def test_metric_is_summed_over_labels(answering):
     assert server.metric("sglang:absent") == 0
 
 
-def test_a_server_that_ends_while_starting_shows_its_log_and_leaves_nothing(tmp_path, monkeypatch):
-    # Every process of the server holds the pipe's other end, so its end is theirs.
+@pytest.fixture
+def alive(tmp_path, monkeypatch):
+    """Open the read end of the pipe `alive` of the working directory; its other end is a server's.
+
+    Every process of the server holds it, so its end is theirs.
+    """
     os.mkfifo(tmp_path / "alive")
-    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
-    script = "exec 3>alive; echo no such model; sleep 1000 & exit 3"
+    end = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
     monkeypatch.chdir(tmp_path)
+    yield end
+    os.close(end)
+
+
+def assert_ends(alive):
+    assert select.select([alive], [], [], 60)[0] == [alive]
+    assert os.read(alive, 1) == b""
+
+
+def test_a_server_that_ends_while_starting_shows_its_log_and_leaves_nothing(
+    tmp_path, alive, monkeypatch
+):
+    script = "exec 3>alive; echo no such model; sleep 1000 & exit 3"
     monkeypatch.setattr(serving, "launch_command", lambda *_: ["sh", "-c", script])
     with pytest.raises(ServerError, match=r"exit_code=3 .*(?s:.*)no such model"):
         Server.start(tmp_path, log=tmp_path / "log")
-    assert select.select([alive], [], [], 60)[0] == [alive]
-    assert os.read(alive, 1) == b""
-    os.close(alive)
+    assert_ends(alive)
 
 
-def test_sigterm_left_the_servers_of_a_benchmark_running(tmp_path, monkeypatch):
+def test_sigterm_left_the_servers_of_a_benchmark_running(tmp_path, alive, monkeypatch):
     """`timeout` ended a benchmark by SIGTERM; its servers, in sessions of their own, went on."""
-    os.mkfifo(tmp_path / "alive")
-    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
     script = "exec 3>alive; echo up >&3; sleep 1000"
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(serving, "launch_command", lambda *_: ["sh", "-c", script])
 
     def end_when_up():
@@ -143,6 +154,4 @@ def test_sigterm_left_the_servers_of_a_benchmark_running(tmp_path, monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
     ender.join()
-    assert select.select([alive], [], [], 60)[0] == [alive]
-    assert os.read(alive, 1) == b""
-    os.close(alive)
+    assert_ends(alive)
