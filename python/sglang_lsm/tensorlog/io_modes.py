@@ -1,8 +1,7 @@
 """Around the page cache or through it? Decided for each transfer.
 
-A read that fills the page cache costs three times the CPU of one around it (O_DIRECT), and the
-kernel reads ahead what nobody asked for; a read of what is there is faster than the disk. So under
-`auto`:
+A read that fills the page cache costs two to three times the CPU of one around it (O_DIRECT); a
+read of what is there is faster than the disk. So under `auto`:
 
     in the page cache          read from there
     not, and used once lately  read through it: it may come again
