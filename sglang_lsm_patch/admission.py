@@ -17,14 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from sglang_lsm.pages import PageHash
 
-Kinds = npt.NDArray[np.uint8]
-
 MAX_HITS_BITS = 7
 _RETURNED = MAX_HITS_BITS + 1
 NUM_KINDS = 2 * _RETURNED
-_BITS = np.array([num.bit_length() for num in range(1 << (MAX_HITS_BITS - 1))] + [MAX_HITS_BITS])
-_BITS = _BITS.astype(np.uint8)
-"""Bits of a number of hits, at most MAX_HITS_BITS."""
 
 WATCHED_PAGES = 16384
 """Most pages watched at once; of a larger host tier a sample is, chosen by the pages' names."""
@@ -38,14 +33,14 @@ _UNKNOWN_PAGES = 8.0
 """Before anything is known, it is as if so many pages had left and all come back."""
 
 
-def kinds(num_hits: npt.NDArray[np.uint32], has_returned: npt.NDArray[np.bool_]) -> Kinds:
-    """Return the kind of each page from its hits in memory, and whether it had left before."""
-    kind: Kinds = _BITS[np.minimum(num_hits, len(_BITS) - 1)] + np.uint8(_RETURNED) * has_returned
-    return kind
+def kind_of(num_hits: int, has_returned: bool | int) -> int:
+    """Return the kind of a page from its hits in memory, and whether it had left before."""
+    bits = min(num_hits.bit_length(), MAX_HITS_BITS)
+    return bits + _RETURNED if has_returned else bits
 
 
 class Admission:
-    """Watches pages that left the host tier. Owned by one thread; cost: a few us a page."""
+    """Watches pages that left the host tier. Owned by one thread; cost: about 1 us a page."""
 
     def __init__(self, *, num_pages: int, pages_per_hit: float) -> None:
         """Know nothing, so admit everything.
@@ -62,10 +57,12 @@ class Admission:
         self._now = 0
         self._watched: dict[PageHash, tuple[int, int]] = {}
         """Name to kind and time of leaving."""
-        self._young: deque[tuple[int, PageHash]] = deque()
-        self._old: deque[tuple[int, PageHash]] = deque()
-        self._num_left = np.zeros(NUM_KINDS)
-        self._num_returned = np.zeros(NUM_KINDS)
+        self._young: deque[tuple[int, Sequence[PageHash]]] = deque()
+        """Time of leaving, and the names that left then."""
+        self._old: deque[tuple[int, Sequence[PageHash]]] = deque()
+        # Plain lists: they are counted up one by one, and there are few of them.
+        self._num_left = [0.0] * NUM_KINDS
+        self._num_returned = [0.0] * NUM_KINDS
         self._is_admitted = np.ones(NUM_KINDS, np.bool_)
 
     def entered(self, names: Sequence[PageHash]) -> list[int]:
@@ -85,40 +82,59 @@ class Admission:
         self._advance()
         return back
 
-    def left(self, names: Sequence[PageHash], page_kinds: Kinds) -> None:
-        """Note that pages left the host tier, written or not."""
-        kind_of, now = page_kinds.tolist(), self._now
-        for i in self._sampled(names):
-            self._watched[names[i]] = kind_of[i], now
-            self._young.append((now, names[i]))
+    def left(self, names: Sequence[PageHash], kinds: Sequence[int]) -> None:
+        """Note that pages of those kinds left the host tier, written or not."""
+        names, kinds = self._sampled(names, kinds)
+        if names:
+            now = self._now
+            self._watched.update(
+                {name: (kind, now) for name, kind in zip(names, kinds, strict=True)}
+            )
+            self._young.append((now, names))
 
-    def admits(self, page_kinds: Kinds) -> npt.NDArray[np.bool_]:
+    def admits(self, kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         """Return for each page whether its kind is worth a write."""
-        return self._is_admitted[page_kinds]
+        return self._is_admitted[kinds]
 
-    def shares(self) -> npt.NDArray[np.float64]:
+    def shares(self) -> list[float]:
         """Return for each kind which share of its pages is expected to come back."""
         left, returned = self._num_left, self._num_returned
-        of_all = (returned.sum() + _UNKNOWN_PAGES) / (left.sum() + _UNKNOWN_PAGES)
-        shares: npt.NDArray[np.float64] = (returned + _KIND_PAGES * of_all) / (left + _KIND_PAGES)
-        return np.minimum(shares, 1.0)
+        of_all = (sum(returned) + _UNKNOWN_PAGES) / (sum(left) + _UNKNOWN_PAGES)
+        prior = _KIND_PAGES * of_all
+        return [
+            min(1.0, (back + prior) / (gone + _KIND_PAGES))
+            for back, gone in zip(returned, left, strict=True)
+        ]
 
     def _advance(self) -> None:
         while self._young and self._now - self._young[0][0] > self._patience:
-            left_at, name = self._young.popleft()
-            kind, last_left_at = self._watched.get(name, (0, -1))
-            if last_left_at == left_at:
-                self._num_left[kind] += 1
-                self._old.append((left_at, name))
+            left_at, names = self._young.popleft()
+            names = self._still_gone(left_at, names)
+            for name in names:
+                self._num_left[self._watched[name][0]] += 1
+            if names:
+                self._old.append((left_at, names))
         while self._old and self._now - self._old[0][0] > _GONE_TURNOVERS * self._turnover:
-            left_at, name = self._old.popleft()
-            if self._watched.get(name, (0, -1))[1] == left_at:
-                del self._watched[name]
-        if self._num_left.sum() >= _COUNTED_PAGES:
-            self._num_left /= 2
-            self._num_returned /= 2
-        self._is_admitted = self.shares() >= self._least_share
+            for name in self._still_gone(*self._old.popleft()):
+                self._watched.pop(name, None)
+        if sum(self._num_left) >= _COUNTED_PAGES:
+            self._num_left = [num / 2 for num in self._num_left]
+            self._num_returned = [num / 2 for num in self._num_returned]
+        least = self._least_share
+        self._is_admitted = np.array([share >= least for share in self.shares()])
 
-    def _sampled(self, names: Sequence[PageHash]) -> list[int]:
+    def _still_gone(self, left_at: int, names: Sequence[PageHash]) -> list[PageHash]:
+        """Return those of `names` that have not come back since."""
+        watched = self._watched
+        return [
+            name for name in names if (seen := watched.get(name)) is not None and seen[1] == left_at
+        ]
+
+    def _sampled(
+        self, names: Sequence[PageHash], kinds: Sequence[int]
+    ) -> tuple[Sequence[PageHash], Sequence[int]]:
         below = self._sample_below
-        return [i for i, name in enumerate(names) if int.from_bytes(name[8:12], "big") < below]
+        if below >> 32:
+            return names, kinds
+        of = [i for i, name in enumerate(names) if int.from_bytes(name[8:12], "big") < below]
+        return [names[i] for i in of], [kinds[i] for i in of]

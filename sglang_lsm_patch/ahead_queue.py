@@ -34,7 +34,7 @@ class AheadQueue:
         self._tolerance = max(1, num_ready // TOLERANCE)
         self._num_changed, self._ranked_free = 0, num_ready
         self._waiting: Pages = np.empty(0, np.int64)
-        self._touched_s = np.empty(0)
+        self._warmth = np.empty(0)
 
     def note_changed(self, num_pages: int) -> None:
         """Note that pages came, were hit, or are dirty again: others may be the coldest now."""
@@ -57,10 +57,10 @@ class AheadQueue:
         if not len(self._waiting):
             return self._waiting
         ledger, pages = self._ledger, self._waiting
-        same = (ledger.state[pages] == DIRTY) & (ledger.touched_s[pages] == self._touched_s)
+        same = (ledger.state[pages] == DIRTY) & (ledger.warmth[pages] == self._warmth)
         pages = self._worthwhile(pages[same])
         self._waiting = pages[max_pages:]
-        self._touched_s = ledger.touched_s[self._waiting]
+        self._warmth = ledger.warmth[self._waiting]
         return pages[:max_pages]
 
     def _rank(self, num_free: int) -> None:
@@ -68,5 +68,5 @@ class AheadQueue:
         self._waiting = write_policy.write_ahead(
             ledger, num_free=num_free, num_ready=self._num_ready, max_pages=ledger.num_pages
         )
-        self._touched_s = ledger.touched_s[self._waiting]
+        self._warmth = ledger.warmth[self._waiting]
         self._num_changed, self._ranked_free = 0, num_free

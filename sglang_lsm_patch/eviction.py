@@ -22,7 +22,7 @@ from sglang_lsm.pages import NamespaceId, PageBuffer, PageHash, PagePath
 from sglang_lsm.services.write_behind import Outcome, PageSink, WriteBehind, WriteJob
 
 from sglang_lsm_patch import write_policy
-from sglang_lsm_patch.admission import Admission, Kinds, kinds
+from sglang_lsm_patch.admission import Admission
 from sglang_lsm_patch.ahead_queue import AheadQueue
 from sglang_lsm_patch.arguments import page_hashes
 from sglang_lsm_patch.device_pages import CopiedPages, DevicePages
@@ -92,6 +92,7 @@ class EvictionPath:
         self._meter, self._figures = meter or Meter(), EvictionFigures()
         self._next_choice_s = self._behind_since_s = clock()
         self._behind_pages = 0.0
+        self._none_aged_until_s = 0.0
         self._num_told = 0
 
     # What the tree did.
@@ -139,7 +140,8 @@ class EvictionPath:
                 self._figures.pages_refused += len(unwritten) - len(worthwhile)
                 self._put_aside(worthwhile)
                 known = pages[self._ledger.state[pages] != FREE]
-                self._admission.left(self._ledger.names_of(known), self._kinds(known))
+                kinds = self._ledger.kind[known].tolist()
+                self._admission.left(self._ledger.names_of(known), kinds)
                 self._ledger.free(pages)
 
     def leaving_device(
@@ -204,6 +206,7 @@ class EvictionPath:
         self._settle()
         self._ledger.distrust_disk()
         self._ahead.note_changed(self._ledger.num_pages)
+        self._none_aged_until_s = 0.0
 
     def flush(self) -> None:
         """Write every page that is not on disk, parents first, within the configured time."""
@@ -257,10 +260,12 @@ class EvictionPath:
         self._behind_pages = min(
             self._max_run, self._behind_pages + behind_bytes / self._target.pages.page_bytes
         )
-        if self._behind_pages < 1:
+        if self._behind_pages < 1 or now_s < self._none_aged_until_s:
             return
         aged = write_policy.aged(self._ledger, now_s=now_s, delay_s=self._config.delay_s)
         if not len(aged):
+            oldest_s = write_policy.oldest_dirty_s(self._ledger, now_s=now_s)
+            self._none_aged_until_s = oldest_s + self._config.delay_s
             return
         due = write_policy.parents_first(self._ledger, self._worthwhile(aged))
         behind = due[: int(self._behind_pages)]
@@ -270,11 +275,10 @@ class EvictionPath:
     def _worthwhile(self, pages: Pages) -> Pages:
         """Return those of dirty `pages` to write: of a kind that comes back, or before such."""
         ledger = self._ledger
-        ledger.want(pages[self._admission.admits(self._kinds(pages))])
-        return pages[ledger.is_wanted[pages] | (ledger.state[pages] == WRITING)]
-
-    def _kinds(self, pages: Pages) -> Kinds:
-        return kinds(self._ledger.num_hits[pages], self._ledger.has_returned[pages])
+        if len(pages):
+            ledger.want(pages[self._admission.admits(ledger.kind[pages])])
+            pages = pages[ledger.is_wanted[pages] | (ledger.state[pages] == WRITING)]
+        return pages
 
     def _write_from_pool(self, pages: Pages) -> int:
         num_pages = 0
@@ -342,7 +346,9 @@ class EvictionPath:
             pages, generations, outcome = self._ended.popleft()
             self._ledger.end_write(pages, generations, is_stored=outcome is Outcome.STORED)
             if outcome is not Outcome.STORED:
+                # They are dirty again, and as old as they were.
                 self._ahead.note_changed(len(pages))
+                self._none_aged_until_s = 0.0
             if outcome is Outcome.FAILED:
                 self._next_choice_s = self._clock() + RETRY_S
 
@@ -357,8 +363,8 @@ class EvictionPath:
         new = self._ledger.add(
             self._page_numbers(slots), part, is_dirty=is_dirty, now_s=self._clock()
         )
-        back = self._admission.entered(self._ledger.names_of(new))
-        self._ledger.has_returned[new[back]] = True
+        for i in self._admission.entered(self._ledger.names_of(new)):
+            self._ledger.returned(int(new[i]))
         self._ahead.note_changed(len(new))
         return len(new)
 
@@ -383,7 +389,8 @@ class EvictionPath:
         return PagePath(self._target.namespace, hashes, run.start)
 
     def _page_numbers(self, slots: torch.Tensor) -> Pages:
-        return slots.numpy()[:: self._target.page_size] // self._target.page_size
+        size = self._target.page_size
+        return np.array([slot // size for slot in slots[::size].tolist()], np.int64)
 
     def _buffers(self, pages: Pages) -> list[PageBuffer]:
         size = self._target.page_size

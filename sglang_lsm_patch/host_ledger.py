@@ -5,6 +5,7 @@ Nodes of the radix tree are split and dropped, pages are not; so everything here
 of a page in the host pool.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from sglang_lsm.pages import PageHash
 
+from sglang_lsm_patch.admission import kind_of
+
 Pages: TypeAlias = npt.NDArray[np.int64]
 """Numbers of host pages: first token slot / page size."""
 
@@ -21,6 +24,9 @@ Generations: TypeAlias = npt.NDArray[np.uint32]
 
 FREE, CLEAN, DIRTY, WRITING = range(4)
 """States of a page: not in the tree; on disk too; in memory only; on its way to disk."""
+
+SECONDS_A_PAGE = 1e-6
+"""Among pages touched together, the deeper is the colder, as the tree gives up leaves first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +56,32 @@ class HostLedger:
     """One entry for each page of a host pool.
 
     Owned by the scheduler thread, which alone learns of pages that come and go; only `is_current`
-    may be called on another. Cost: 43 bytes a page, and about 200 for the name of a page in use.
+    may be called on another. Cost: 47 bytes a page, and about 200 for the name of a page in use.
+
+    Loops where arrays would be shorter: a call is about a few pages, and the scheduler comes from
+    other work, so that each operation of an array finds its code gone from the processor's cache
+    and takes as long as a hundred steps of a loop.
     """
 
     def __init__(self, num_pages: int) -> None:
         """All of `num_pages` are free."""
         self.state: npt.NDArray[np.uint8] = np.zeros(num_pages, np.uint8)
-        self.touched_s: npt.NDArray[np.float64] = np.zeros(num_pages)
+        self.warmth: npt.NDArray[np.float64] = np.full(num_pages, np.inf)
+        """When it was used last, less `SECONDS_A_PAGE` for each page before it; of a page that is
+        free, infinity."""
         self.added_s: npt.NDArray[np.float64] = np.zeros(num_pages)
-        self.num_hits: npt.NDArray[np.uint32] = np.zeros(num_pages, np.uint32)
-        self.position: npt.NDArray[np.int32] = np.zeros(num_pages, np.int32)
+        self._num_hits = array("I", bytes(4 * num_pages))
+        self._position = array("i", bytes(4 * num_pages))
+        self._has_returned, self._kind = bytearray(num_pages), bytearray(num_pages)
+        self._is_wanted = bytearray(num_pages)
+        # The same memory, for looking at many pages at once.
+        self.position = np.frombuffer(self._position, np.int32)
         """Pages before it on its path."""
-        self.has_returned: npt.NDArray[np.bool_] = np.zeros(num_pages, np.bool_)
-        """It had left the host tier before."""
-        self.is_wanted: npt.NDArray[np.bool_] = np.zeros(num_pages, np.bool_)
+        self.kind = np.frombuffer(self._kind, np.uint8)
+        """See `admission.kind_of`."""
+        self.is_wanted = np.frombuffer(self._is_wanted, np.bool_)
         """It shall be on disk, because it or what extends it is worth that; see `want`."""
-        self.part: npt.NDArray[np.object_] = np.full(num_pages, None, object)
+        self.part: list[PathPart | None] = [None] * num_pages
         self._generation: Generations = np.zeros(num_pages, np.uint32)
         self._page_of: dict[PageHash, int] = {}
 
@@ -79,7 +95,7 @@ class HostLedger:
         page = self._page_of.get(page_hash)
         if page is None or self.position[page] != depth - 1:
             return None
-        return self.part[page]  # type: ignore[no-any-return]
+        return self.part[page]
 
     def add(self, pages: Pages, part: PathPart, *, is_dirty: bool, now_s: float) -> Pages:
         """Take in the pages of `part`; those that are here already stay as they are.
@@ -96,18 +112,19 @@ class HostLedger:
         """
         if len(pages) != len(part.hashes):
             return pages[:0]
-        known = np.zeros(len(pages), bool)
+        new, places = pages, list(range(len(pages)))
         if self.state[pages].any():
-            known = np.fromiter(map(self._known, pages, part.hashes), bool, len(pages))
-        new = pages[~known]
-        self.free(new[self.state[new] != FREE])
-        self.position[new] = part.depth + np.flatnonzero(~known)
-        self.part[new] = part
-        self.touched_s[new] = self.added_s[new] = now_s
-        self.num_hits[new] = 0
-        self.has_returned[new] = self.is_wanted[new] = False
-        names = [part.hashes[i] for i in np.flatnonzero(~known).tolist()]
-        self._page_of.update(zip(names, new.tolist(), strict=True))
+            known = list(map(self._known, pages.tolist(), part.hashes))
+            places = [i for i in places if not known[i]]
+            new = pages[places]
+            self.free(new[self.state[new] != FREE])
+        for page, i in zip(new.tolist(), places, strict=True):
+            self.part[page], self._position[page] = part, part.depth + i
+            self._num_hits[page] = self._has_returned[page] = 0
+            self._kind[page] = self._is_wanted[page] = 0
+            self._page_of[part.hashes[i]] = page
+        self.warmth[new] = [now_s - SECONDS_A_PAGE * (part.depth + i) for i in places]
+        self.added_s[new] = now_s
         self.state[new] = DIRTY if is_dirty else CLEAN
         return new
 
@@ -117,41 +134,48 @@ class HostLedger:
         Empty if the page is not here. Cost: one dictionary lookup a page.
         """
         last = self._page_of.get(page_hash)
-        if last is None:
+        part = self.part[last] if last is not None else None
+        if last is None or part is None:
             return []
-        path = self.part[last].path_to(int(self.position[last]) + 1)
-        here = [page for name in path if (page := self._page_of.get(name)) is not None]
-        self.touched_s[here] = now_s
-        self.num_hits[here] += 1
+        path = part.path_to(self._position[last] + 1)
+        here = self._pages_of(path)
+        for page in here:
+            self._num_hits[page] += 1
+            self._kind[page] = kind_of(self._num_hits[page], self._has_returned[page])
+        self.warmth[here] = [now_s - SECONDS_A_PAGE * self._position[page] for page in here]
         return path
+
+    def returned(self, page: int) -> None:
+        """Note that a page that was just added had left before."""
+        self._has_returned[page] = True
+        self._kind[page] = kind_of(self._num_hits[page], True)
 
     def want(self, pages: Pages) -> None:
         """Note that pages shall be on disk, and so all before them, without which they are no hits.
 
-        Cost: under 1 us for each page that was not wanted yet.
+        Cost: one dictionary lookup for each page of the parts with pages that were not wanted yet.
         """
-        for first in pages[~self.is_wanted[pages]].tolist():
-            page: int | None = first
-            # What is before a wanted page is wanted already.
-            while page is not None and not self.is_wanted[page]:
-                self.is_wanted[page] = True
-                page = self._page_before(page)
+        for page in pages.tolist():
+            if not self._is_wanted[page]:
+                self._is_wanted[page] = True
+                self._want_path(self.part[page], self._position[page])
 
     def free(self, pages: Pages) -> None:
         """Forget pages whose memory may be reused; whoever still reads it can tell."""
         self._generation[pages] += 1
-        known = pages[self.state[pages] != FREE]
-        for page, name in zip(known.tolist(), self.names_of(known), strict=True):
-            if self._page_of.get(name) == page:
-                del self._page_of[name]
-        self.state[pages] = FREE
-        self.part[pages] = None
+        for page in pages.tolist():
+            if (part := self.part[page]) is not None:
+                name = part.hashes[self._position[page] - part.depth]
+                self.part[page] = None
+                if self._page_of.get(name) == page:
+                    del self._page_of[name]
+        self.state[pages], self.warmth[pages] = FREE, np.inf
 
     def free_all(self) -> None:
         """Forget every page."""
         self._generation += 1
-        self.state[:] = FREE
-        self.part[:] = None
+        self.state[:], self.warmth[:] = FREE, np.inf
+        self.part = [None] * self.num_pages
         self._page_of.clear()
 
     def begin_write(self, pages: Pages) -> Generations:
@@ -179,23 +203,31 @@ class HostLedger:
         """Return those of `pages` that the disk may lack."""
         return pages[self.state[pages] >= DIRTY]
 
-    def name_of(self, page: int) -> PageHash:
-        """Return the name of a page in use."""
-        part: PathPart = self.part[page]
-        return part.hashes[int(self.position[page]) - part.depth]
+    def name_of(self, page: int) -> PageHash | None:
+        """Return the name of a page, or None if it is free."""
+        part = self.part[page]
+        return None if part is None else part.hashes[self._position[page] - part.depth]
 
     def names_of(self, pages: Pages) -> list[PageHash]:
-        """Return the names of pages in use."""
-        parts, positions = self.part[pages].tolist(), self.position[pages].tolist()
-        return [p.hashes[at - p.depth] for p, at in zip(parts, positions, strict=True)]
+        """Return the names of those of `pages` that are in use."""
+        names = map(self.name_of, pages.tolist())
+        return [name for name in names if name is not None]
 
-    def _page_before(self, page: int) -> int | None:
-        part, position = self.part[page], int(self.position[page])
-        if position == 0:
-            return None
-        while part.depth > position - 1:
-            part = part.parent
-        return self._page_of.get(part.hashes[position - 1 - part.depth])
+    def _want_path(self, part: PathPart | None, end: int) -> None:
+        """Want the first `end` pages of the path that leads to `part`."""
+        while part is not None:
+            before = part.hashes[: end - part.depth]
+            # What is before a wanted page is wanted already.
+            last = self._page_of.get(before[-1]) if before else None
+            if last is not None and self._is_wanted[last]:
+                return
+            for page in self._pages_of(before):
+                self._is_wanted[page] = True
+            end, part = part.depth, part.parent
+
+    def _pages_of(self, names: Sequence[PageHash]) -> list[int]:
+        """Return the pages of those names that are here."""
+        return [page for name in names if (page := self._page_of.get(name)) is not None]
 
     def _known(self, page: int, name: PageHash) -> bool:
-        return self.state[page] != FREE and self.name_of(page) == name
+        return self.name_of(page) == name

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sglang_lsm_patch.host_ledger import DIRTY, FREE, HostLedger, Pages, PathPart
-
-_SECONDS_A_PAGE = 1e-6
-"""Among pages touched together, the deeper is the colder, as the tree gives up leaves first."""
+from sglang_lsm_patch.host_ledger import DIRTY, HostLedger, Pages, PathPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +29,15 @@ def write_ahead(ledger: HostLedger, *, num_free: int, num_ready: int, max_pages:
         num_ready: how many shall be ready.
         max_pages: at most that many are returned, coldest first.
     """
-    wanted = num_ready - num_free
-    used = np.flatnonzero(ledger.state != FREE)
-    if wanted <= 0 or len(used) == 0:
-        return used[:0]
-    warmth = ledger.touched_s[used] - _SECONDS_A_PAGE * ledger.position[used]
-    if wanted < len(used):
+    wanted, warmth = num_ready - num_free, ledger.warmth
+    if wanted <= 0:
+        return np.empty(0, np.int64)
+    if wanted < len(warmth):
         coldest = np.argpartition(warmth, wanted - 1)[:wanted]
-        used, warmth = used[coldest], warmth[coldest]
-    dirty = ledger.state[used] == DIRTY
-    used, warmth = used[dirty], warmth[dirty]
-    return used[np.argsort(warmth, kind="stable")][:max_pages]
+    else:
+        coldest = np.arange(len(warmth))
+    dirty = coldest[ledger.state[coldest] == DIRTY]
+    return dirty[np.argsort(warmth[dirty], kind="stable")][:max_pages]
 
 
 def aged(ledger: HostLedger, *, now_s: float, delay_s: float) -> Pages:
@@ -55,6 +50,11 @@ def aged(ledger: HostLedger, *, now_s: float, delay_s: float) -> Pages:
     return dirty[ledger.added_s[dirty] <= now_s - delay_s]
 
 
+def oldest_dirty_s(ledger: HostLedger, *, now_s: float) -> float:
+    """Return when the oldest dirty page was added, or `now_s` if there is none."""
+    return float(ledger.added_s[ledger.state == DIRTY].min(initial=now_s))
+
+
 def parents_first(ledger: HostLedger, pages: Pages) -> Pages:
     """Return `pages` by age, and by depth where they are of the same age: a page is never older
     than the ones before it on its path."""
@@ -63,11 +63,11 @@ def parents_first(ledger: HostLedger, pages: Pages) -> Pages:
 
 def runs(ledger: HostLedger, pages: Pages, *, max_pages: int) -> Iterator[Run]:
     """Yield `pages` as runs of at most `max_pages`; parts in the order of their first page."""
-    parts, positions = ledger.part[pages].tolist(), ledger.position[pages].tolist()
-    by_part: dict[int, list[tuple[int, int]]] = {}
-    for page, part, position in zip(pages.tolist(), parts, positions, strict=True):
-        by_part.setdefault(id(part), []).append((position, page))
-    for of_part in by_part.values():
+    by_part: dict[int, tuple[PathPart, list[tuple[int, int]]]] = {}
+    for page, position in zip(pages.tolist(), ledger.position[pages].tolist(), strict=True):
+        if (part := ledger.part[page]) is not None:
+            by_part.setdefault(id(part), (part, []))[1].append((position, page))
+    for part, of_part in by_part.values():
         of_part.sort()
         start = 0
         for end in range(1, len(of_part) + 1):
@@ -76,5 +76,5 @@ def runs(ledger: HostLedger, pages: Pages, *, max_pages: int) -> Iterator[Run]:
             is_next = end < len(of_part) and of_part[end][0] == first + num_pages
             if not is_next or num_pages == max_pages:
                 piece = np.array([page for _, page in of_part[start:end]])
-                yield Run(ledger.part[piece[0]], first, piece)
+                yield Run(part, first, piece)
                 start = end

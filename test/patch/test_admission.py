@@ -6,16 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.page_maker import chain
 
-from sglang_lsm_patch.admission import NUM_KINDS, WATCHED_PAGES, Admission, kinds
+from sglang_lsm_patch.admission import NUM_KINDS, WATCHED_PAGES, Admission, kind_of
 
 NAMES = chain(range(6000))
-ONCE = np.zeros(1, np.uint8)
 
 
 def go_by(admission, names, *, kind=0):
     """Pages enter the host tier and leave it."""
     back = admission.entered(names)
-    admission.left(names, np.full(len(names), kind, np.uint8))
+    admission.left(names, [kind] * len(names))
     return back
 
 
@@ -25,7 +24,7 @@ def is_admitted(admission, kind=0):
 
 @given(hits=st.integers(0, 1 << 20), returned=st.booleans())
 def test_each_page_has_one_kind(hits, returned):
-    (kind,) = kinds(np.array([hits], np.uint32), np.array([returned])).tolist()
+    kind = kind_of(hits, returned)
     assert kind == min(hits.bit_length(), 7) + 8 * returned < NUM_KINDS
 
 
@@ -38,7 +37,7 @@ def test_shares_are_shares_whatever_comes_and_goes(steps):
         assert all(0.0 < share <= 1.0 for share in admission.shares())
         assert not admission.entered(names[:0])
         if kind % 2:
-            admission.left(names, np.full(len(names), kind, np.uint8))
+            admission.left(names, [kind] * len(names))
         else:
             here.update(names)
 
@@ -94,4 +93,5 @@ def test_what_is_watched_is_bounded(num_pages):
     for number in range(100):
         go_by(admission, chain(range(1000), parent=bytes([number])))
         assert len(admission._watched) <= most
-        assert len(admission._young) + len(admission._old) <= most
+        held = [*admission._young, *admission._old]
+        assert sum(len(names) for _, names in held) <= most

@@ -19,6 +19,7 @@ from sglang_lsm.store import Store
 from sglang_pools import PAGE_SIZE, chain, host_pool_of, mha_device_pool, slots
 from support.page_maker import content_of, empty_pages, joined
 
+from sglang_lsm_patch.admission import kind_of
 from sglang_lsm_patch.device_pages import MIN_CHUNKS, DevicePages, plain_pool
 from sglang_lsm_patch.eviction import RETRY_S, EvictionPath, EvictionTarget
 from sglang_lsm_patch.host_pages import host_pages
@@ -323,7 +324,7 @@ def test_pages_that_never_come_back_are_refused_and_their_prefix_is_kept_with_wh
     path = [keys[0], *returning]
     tiers.compute(host[:1], path[:1])
     tiers.compute(host[1:2], path[:2], start=1)
-    tiers.path._ledger.num_hits[1] = 1
+    tiers.path._ledger.kind[1] = kind_of(1, False)
     tiers.give_up(host[:2])
     tiers.settled_step()
     assert len(tiers.sink.names) == written + 2
@@ -383,6 +384,18 @@ def test_a_store_that_fails_costs_pages_and_is_left_in_peace_for_a_while(make_ti
     tiers.sink.error = None
     assert tiers.settled_step(seconds=RETRY_S / 2) == 0
     assert tiers.settled_step(seconds=RETRY_S) == 2
+    assert tiers.num_found(KEYS[:2]) == 2
+
+
+def test_what_is_dirty_again_is_as_old_as_it_was(make_tiers):
+    tiers = make_tiers(delay_s=10.0, ahead_share=0.0)
+    tiers.compute([0, 1], KEYS[:2])
+    assert tiers.settled_step(seconds=11.0) == 2
+    # A look that finds nothing need not be repeated before something can have aged.
+    assert tiers.settled_step(seconds=1.0) == 0
+    tiers.store.clear(NAMESPACE)
+    tiers.path.disk_emptied()
+    assert tiers.settled_step(seconds=1.0) == 2
     assert tiers.num_found(KEYS[:2]) == 2
 
 

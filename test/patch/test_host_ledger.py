@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from support.page_maker import chain
 
-from sglang_lsm_patch.host_ledger import CLEAN, DIRTY, FREE, WRITING, HostLedger, PathPart
+from sglang_lsm_patch.admission import kind_of
+from sglang_lsm_patch.host_ledger import (
+    CLEAN,
+    DIRTY,
+    FREE,
+    SECONDS_A_PAGE,
+    WRITING,
+    HostLedger,
+    PathPart,
+)
 
 NUM_PAGES = 12
 TREE = chain(range(40))
@@ -96,12 +105,13 @@ class LedgerModel(RuleBasedStateMachine):
             name, state = self.state.get(page, (None, FREE))
             assert self.ledger.state[page] == state
             assert self.name(page) == name
+            assert (self.ledger.warmth[page] == np.inf) == (name is None)
             if name is not None:
                 part, position = self.ledger.part[page], int(self.ledger.position[page])
                 assert part.path_to(position + 1) == TREE[: position + 1]
 
     def name(self, page):
-        return None if self.ledger.state[page] == FREE else self.ledger.name_of(page)
+        return self.ledger.name_of(page)
 
     def forget_writes(self, page):
         self.writes = [(p, g, ok and page not in p) for p, g, ok in self.writes]
@@ -134,8 +144,12 @@ def test_a_hit_warms_the_page_and_all_before_it_only():
     ledger.add(pages(4, 1, 0), trunk, is_dirty=True, now_s=1.0)
     ledger.add(pages(2, 3), PathPart(trunk, 3, TREE[3:5]), is_dirty=True, now_s=2.0)
     assert ledger.touch(TREE[1], 9.0) == TREE[:2]
-    assert ledger.touched_s.tolist() == [1.0, 9.0, 2.0, 2.0, 9.0, 0.0]
-    assert ledger.num_hits.tolist() == [0, 1, 0, 0, 1, 0]
+    depths = np.array([2, 1, 3, 4, 0, 0])
+    used_s = np.array([1.0, 9.0, 2.0, 2.0, 9.0, np.inf])
+    assert np.allclose(ledger.warmth, used_s - SECONDS_A_PAGE * depths, rtol=0, atol=1e-9)
+    assert ledger.kind.tolist() == [0, kind_of(1, False), 0, 0, kind_of(1, False), 0]
+    ledger.returned(4)
+    assert ledger.kind[4] == kind_of(1, True)
     assert ledger.touch(chain("elsewhere")[0], 10.0) == []
 
 

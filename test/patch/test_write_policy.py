@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from support.page_maker import chain
 
 from sglang_lsm_patch import write_policy
-from sglang_lsm_patch.host_ledger import CLEAN, DIRTY, FREE, WRITING, HostLedger, PathPart
+from sglang_lsm_patch.host_ledger import (
+    CLEAN,
+    DIRTY,
+    FREE,
+    SECONDS_A_PAGE,
+    WRITING,
+    HostLedger,
+    PathPart,
+)
 
 NAMES = chain(range(64))
 
@@ -14,7 +22,6 @@ page_facts = st.tuples(
     st.sampled_from((FREE, CLEAN, DIRTY, WRITING)),
     st.integers(0, 5),  # touched
     st.integers(0, 5),  # added
-    st.integers(0, 1),  # hits
     st.integers(0, 20),  # position
 )
 
@@ -22,11 +29,11 @@ page_facts = st.tuples(
 def ledger_of(facts):
     ledger = HostLedger(len(facts))
     parts = [PathPart(None, 0, NAMES), PathPart(None, 0, NAMES)]
-    for page, (state, touched, added, hits, position) in enumerate(facts):
-        ledger.state[page], ledger.touched_s[page] = state, touched
-        ledger.added_s[page], ledger.num_hits[page] = added, hits
-        ledger.position[page] = position
-        ledger.part[page] = None if state == FREE else parts[page % 2]
+    for page, (state, touched, added, position) in enumerate(facts):
+        ledger.state[page], ledger.added_s[page] = state, added
+        if state != FREE:
+            ledger.part[page], ledger.position[page] = parts[page % 2], position
+            ledger.warmth[page] = touched - SECONDS_A_PAGE * position
     return ledger
 
 
@@ -44,7 +51,7 @@ def test_write_ahead_takes_the_dirty_among_the_coldest(facts, num_ready, max_pag
 
     assert len(chosen) == len(set(chosen)) <= max_pages
     assert all(ledger.state[page] == DIRTY for page in chosen)
-    warmth = ledger.touched_s - 1e-6 * ledger.position
+    warmth = ledger.warmth
     used = [page for page in range(len(facts)) if ledger.state[page] != FREE]
     for page in chosen:
         # Fewer than the wanted number of pages go before it, so it is within the cold part.
@@ -66,11 +73,13 @@ def test_what_has_aged_is_dirty_and_has_waited(facts, now, delay):
     ledger = ledger_of(facts)
     due = {
         page
-        for page, (state, _, added, _, _) in enumerate(facts)
+        for page, (state, _, added, _) in enumerate(facts)
         if state == DIRTY and added <= now - delay
     }
     chosen = write_policy.aged(ledger, now_s=now, delay_s=delay)
     assert sorted(chosen.tolist()) == sorted(due)
+    oldest_s = write_policy.oldest_dirty_s(ledger, now_s=now)
+    assert (oldest_s <= now - delay) == bool(due) or delay == 0
     chosen = write_policy.parents_first(ledger, chosen).tolist()
     age_and_depth = [(ledger.added_s[page], ledger.position[page]) for page in chosen]
     assert age_and_depth == sorted(age_and_depth)

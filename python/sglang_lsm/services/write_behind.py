@@ -69,6 +69,7 @@ class WriteBehind:
         self._is_closing = False
         self._is_failing = False
         self._pages_by_outcome: Counter[Outcome] = Counter()
+        self._num_stored = 0
         self._thread = threading.Thread(target=self._run, name="kv-storage-write", daemon=True)
         self._thread.start()
 
@@ -80,7 +81,7 @@ class WriteBehind:
     @property
     def num_stored(self) -> int:
         """Pages stored since the start, those that were on disk already included."""
-        return self._pages_by_outcome[Outcome.STORED]
+        return self._num_stored
 
     def submit(self, job: WriteJob) -> bool:
         """Queue a job; return False, and never call `done`, when there is no room or it is closed.
@@ -164,6 +165,7 @@ class WriteBehind:
     def _finish(self, job: WriteJob, outcome: Outcome) -> None:
         with self._changed:
             self._pages_by_outcome[outcome] += job.path.num_pages
+            self._num_stored = self._pages_by_outcome[Outcome.STORED]
         job.done(outcome)
 
     def _forget(self, job: WriteJob) -> None:
