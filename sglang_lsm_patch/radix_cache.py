@@ -233,11 +233,12 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
     def _evict_device_leaf(self, node_id: int, tracker: dict[ComponentType, int]) -> Any:
         # Write-back copies the victim to the host tier after this call, and frees it then.
         if self._eviction is not None and not self.is_write_back:
-            slots, _ = self.tree_core.build_backup_spec(node_id)
-            if len(slots):
-                keys = self.tree_core.get_hash_values(node_id)
-                prefix = self.tree_core.get_prefix_hash_values(node_id)
-                self._eviction.leaving_device(slots, keys, prefix)
+            with self._meter:
+                if not self.tree_core.is_backuped(node_id):
+                    slots, _ = self.tree_core.build_backup_spec(node_id)
+                    keys = self.tree_core.get_hash_values(node_id)
+                    prefix = self.tree_core.get_prefix_hash_values(node_id)
+                    self._eviction.leaving_device(slots, keys, prefix)
         return super()._evict_device_leaf(node_id, tracker)
 
     def _drain_host_frees(self, host_frees: dict[ComponentType, list[torch.Tensor]]) -> None:

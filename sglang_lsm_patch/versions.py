@@ -62,6 +62,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.detach_storage_backend": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.clear_storage_backend": ("self",),
     "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
+    ".is_backuped": ("self", "node_id"),
+    "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
     ".build_backup_spec": ("self", "node_id"),
     "srt/mem_cache/unified_cache/unified_tree_core_interface.py:UnifiedTreeCoreInterface"
     ".build_storage_backup_spec": ("self", "node_id", "pass_prefix_keys"),
