@@ -2,13 +2,14 @@
 
     python -m benchmark.bench_controller --quick            every workload, under 3 minutes
     python -m benchmark.bench_controller --trace mooncake.jsonl.gz --json FILE
-                                                            under 10 minutes
+                                                            three rounds, under 25 minutes
     python -m benchmark.bench_controller --full             the whole grid, long phases
 
 Each arm runs each workload on a fresh store; arms are shuffled in each round. The cost of a phase
 is waiting in calls, making durable, CPU, and computing what was missed, in seconds. `oracle` is,
-for each phase, the cheapest static arm: it knows the phase and changes for nothing. A memory cgroup
-bounds the page cache, where one can be made; else sets fit into memory and modes matter less.
+for each phase, the static arm that was cheapest in the other rounds: it knows the phase and changes
+for nothing. A memory cgroup bounds the page cache, where one can be made; else sets fit into memory
+and modes matter less.
 """
 
 import argparse
@@ -36,7 +37,13 @@ from benchmark.harness import (
     write_json,
 )
 from benchmark.memory_limit import MemoryLimit, MemoryLimitUnavailableError
-from benchmark.publish.controller import OBSERVED, TUNED, oracle_of, summary_table
+from benchmark.publish.controller import (
+    OBSERVED,
+    TUNED,
+    decisions_table,
+    oracle_of,
+    summary_table,
+)
 from benchmark.replay.traces import load
 from benchmark.shifting import (
     INTERVAL_S,
@@ -47,6 +54,7 @@ from benchmark.shifting import (
     as_rows,
     quota_of,
     run_arm,
+    settings_name,
     workloads,
 )
 from benchmark.workers import Unmeasured, run_alone
@@ -56,16 +64,18 @@ Costs = dict[str, dict[int, list[PhaseCost]]]
 ORACLE = "oracle"
 
 
-Grid = Literal["quick", "star", "full"]
-_SCALES: Mapping[Grid, float] = {"quick": 0.2, "star": 0.5, "full": 1.0}
+Grid = Literal["quick", "modes", "star", "full"]
+_SCALES: Mapping[Grid, float] = {"quick": 0.2, "modes": 0.7, "star": 0.7, "full": 1.0}
+"""Lengths of the phases."""
+_ROUNDS: Mapping[Grid, int] = {"quick": 1, "modes": 3, "star": 1, "full": 1}
 _MODES, _ADMISSIONS, _MERGE = ("auto", "buffered", "direct"), ("first", "second"), 64 * MIB
 
 
 def arms_for(workload: Workload, grid: Grid) -> list[Arm]:
     """Return the arms: the static grid, the default among it, and the two with a controller.
 
-    Every grid has each I/O mode with each admission; `star` also threads and merging, one at a time
-    from the default; `full` all combinations.
+    Every grid has each I/O mode with each admission, `quick` and `modes` nothing else; `star` also
+    threads and merging, one at a time from the default; `full` all combinations.
     """
     base = StoreConfig(quota_bytes=quota_of(workload), log=LogConfig(segment_bytes=64 * MIB))
     threads, merges = ((1, 4, 8), (0, _MERGE)) if grid == "full" else ((4,), (_MERGE,))
@@ -76,10 +86,8 @@ def arms_for(workload: Workload, grid: Grid) -> list[Arm]:
     arms = []
     for mode, admission, num, merge in places:
         log = replace(base.log, io_mode=mode, reader_threads=num, merge_bytes_per_s=merge)
-        arms.append(
-            Arm(f"{mode} {admission} {num} {merge >> 20}",
-                replace(base, admission=admission, log=log))
-        )  # fmt: skip
+        config = replace(base, admission=admission, log=log)
+        arms.append(Arm(settings_name(config), config))
     return [*arms, Arm(TUNED, base, "auto"), Arm(OBSERVED, base, "observe")]
 
 
@@ -112,8 +120,12 @@ def measure_arms(
 def totals(costs: Costs, name: str, arms: Sequence[Arm]) -> dict[int, float]:
     """Return the whole cost of an arm, or of the oracle, by round."""
     if name == ORACLE:
-        static = (costs[arm.name] for arm in arms if arm.mode == "off")
-        return oracle_of({n: list(as_rows(p)) for n, p in rounds.items()} for rounds in static)
+        static = {
+            arm.name: {n: list(as_rows(p)) for n, p in costs[arm.name].items()}
+            for arm in arms
+            if arm.mode == "off"
+        }
+        return oracle_of(static)
     return {n: sum(c.total_s for c in phases) for n, phases in costs[name].items()}
 
 
@@ -144,7 +156,8 @@ def main() -> int:
     options.dir.mkdir(parents=True, exist_ok=True)
     facts = machine_facts(options.dir)
     trace = load(options.trace) if options.trace else ()
-    grid: Grid = "quick" if options.quick else "full" if options.full else "star"
+    grid = _grid(options)
+    rounds = options.rounds or _ROUNDS[grid]
     chosen = workloads(scale=options.scale or _SCALES[grid], trace=trace)
     chosen = [w for w in chosen if not options.workloads or w.name in options.workloads]
     results: list[dict[str, object]] = []
@@ -152,15 +165,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.dir) as name, limited(options.limit) as group:
         directory = Path(name)
         profile = measure_profile(LocalFileSystem(), directory)
-        setting = Setting(profile, options.recompute * 1e9, group, options.seed)
+        memory_bytes = options.limit << 20 if group else 0
+        setting = Setting(profile, options.recompute * 1e9, group, options.seed, memory_bytes)
         print_facts({**facts, "memory_limit_mib": options.limit if group else "none"})
         for workload in chosen:
             arms = arms_for(workload, grid)
-            costs = measure_arms(arms, workload, directory, setting, options.rounds)
-            failed |= any(len(rounds) < options.rounds for rounds in costs.values())
-            text = report(workload, arms, costs)
+            costs = measure_arms(arms, workload, directory, setting, rounds)
+            failed |= any(len(found) < rounds for found in costs.values())
+            result = _result(workload, arms, costs)
+            text = f"{report(workload, arms, costs)}\n\n{decisions_table(result)}"
             print(text, flush=True)
-            results.append(_result(workload, arms, costs) | {"text": text})
+            results.append(result | {"text": text})
             if options.json:
                 # What is done is kept, whatever happens to the rest.
                 write_json(options.json, _document(facts, profile, options, results))
@@ -168,11 +183,18 @@ def main() -> int:
     return 1 if failed else 0
 
 
+def _grid(options: argparse.Namespace) -> Grid:
+    if options.quick or options.full:
+        return "quick" if options.quick else "full"
+    return "star" if options.star else "modes"
+
+
 def _result(workload: Workload, arms: Sequence[Arm], costs: Costs) -> dict[str, object]:
     return {
         "workload": workload.name,
         "default": default_name(arms),
         "static": [arm.name for arm in arms if arm.mode == "off"],
+        "stores": {arm.name: arm.config.admission for arm in arms if arm.mode == "off"},
         "arms": {
             arm: {number: list(as_rows(phases)) for number, phases in rounds.items()}
             for arm, rounds in costs.items()
@@ -217,10 +239,11 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="short phases, a small grid")
+    parser.add_argument("--star", action="store_true", help="threads and merging, too, one round")
     parser.add_argument("--full", action="store_true", help="long phases, the whole grid")
     parser.add_argument("--json", type=Path, help="write every result to this file")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--scale", type=float, help="length of the phases; 1 unless quick")
+    parser.add_argument("--rounds", type=int, help="3; 1 if --quick, --star or --full")
+    parser.add_argument("--scale", type=float, help="length of the phases, 0.7; 0.2 if --quick")
     parser.add_argument("--workloads", nargs="+", metavar="NAME", help="these only")
     parser.add_argument("--trace", type=Path, help="a real trace, see benchmark/replay/traces.py")
     parser.add_argument("--limit", type=int, default=768, metavar="MIB", help="of memory")

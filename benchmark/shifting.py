@@ -33,6 +33,7 @@ from benchmark.memory_limit import inside
 from benchmark.pagedata import (
     PageSource,
     aligned_memory,
+    back_memory,
     benchmark_fingerprint,
     chained_hashes,
     split_pages,
@@ -73,6 +74,8 @@ class PhaseCost:
     num_bytes: int
     seconds: float
     hit_share: float
+    settings: str = ""
+    """At the end, as `settings_name` spells them."""
     own_s: float = 0.0
     """Predicted of this arm, with what was known of the device when the phase began."""
     predicted: dict[str, float] = field(default_factory=dict)
@@ -104,6 +107,14 @@ class Setting:
     group: Path | None
     """Memory cgroup to run in."""
     seed: int
+    memory_bytes: int = 0
+    """Of that group; made cheap to touch before each arm."""
+
+
+def settings_name(config: StoreConfig) -> str:
+    """Return I/O mode, admission, reader threads, and MiB merged a second."""
+    log = config.log
+    return f"{log.io_mode} {config.admission} {log.reader_threads} {log.merge_bytes_per_s >> 20}"
 
 
 def run_arm(
@@ -114,6 +125,8 @@ def run_arm(
     Raises:
         WrongPagesError: a page came back changed.
     """
+    # Else the first arm to fill the page cache pays for memory that the host has to give.
+    back_memory(setting.memory_bytes)
     with inside(setting.group):
         run = _Run(arm, arms, directory, setting)
         try:
@@ -176,6 +189,7 @@ class _Run:
             num_bytes=phase.num_bytes,
             seconds=seconds,
             hit_share=num_hits / num_pages,
+            settings=settings_name(self._store.config),
             **self._predicted(before, after, seconds, profile),
             changes=changes,
         )

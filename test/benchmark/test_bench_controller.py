@@ -46,6 +46,7 @@ def test_arms_are_run_and_compared(tmp_path) -> None:
         assert (phases[0].hit_share, phases[2].hit_share) == (0.0, 1.0)
         assert all(p.total_s > 0 for p in phases)
         if arm.mode == "off":
+            assert {p.settings for p in phases} == {arm.name}
             assert totals(costs, arm.name, chosen)[0] >= oracle
             assert set(phases[0].predicted) == {a.name for a in chosen if a.mode == "off"}
     text = report(workload, chosen, costs)
@@ -55,10 +56,10 @@ def test_arms_are_run_and_compared(tmp_path) -> None:
 def test_every_grid_has_the_default_and_each_mode_with_each_admission() -> None:
     workload = tiny()
     sizes = {}
-    for grid in ("quick", "star", "full"):
+    for grid in ("quick", "modes", "star", "full"):
         static = [arm for arm in arms_for(workload, grid) if arm.mode == "off"]
         assert default_name(arms_for(workload, grid)) == "auto first 4 64"
         assert len({(a.config.log.io_mode, a.config.admission) for a in static}) == 6
         assert len({a.config for a in static}) == len({a.name for a in static}) == len(static)
         sizes[grid] = len(static)
-    assert sizes == {"quick": 6, "star": 9, "full": 36}
+    assert sizes == {"quick": 6, "modes": 6, "star": 9, "full": 36}
