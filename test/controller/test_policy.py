@@ -78,6 +78,17 @@ def test_pages_may_be_refused_where_computing_costs_less_than_reading_back():
     assert not safe(0.0)
 
 
+def test_before_anything_was_read_a_checksum_is_what_reading_costs_beside_the_disk():
+    around = replace(writes().around, recompute_s_per_byte=1 / 1.4e9)
+    safe_with = {
+        check_s: refusing_is_safe(
+            BASE, writes(around=around, check_cpu_s=check_s), device(), is_refusing=False
+        )
+        for check_s in (0.0, 0.1)
+    }
+    assert safe_with == {0.0: False, 0.1: True}
+
+
 def test_what_was_written_through_the_page_cache_is_read_from_there_at_first():
     buffered = with_value(BASE, "log.io_mode", "buffered")
     assert not safe(2e9, config=buffered)

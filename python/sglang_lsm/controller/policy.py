@@ -155,13 +155,21 @@ def refusing_is_safe(
     compute_s = window.around.recompute_s_per_byte
     if compute_s <= 0:
         return False
-    own_s = window.read_own_s / window.bytes_got if window.bytes_got > 0 else 0.0
+    own_s = _own_of_reads_s(window)
     size = window.bytes_got / window.gets if window.gets > 0 else float(config.log.io_bytes)
     kinds = _FIRST_READS if config.log.io_mode != "buffered" else (*_FIRST_READS, _CACHED)
     reads = (profile.speed(kind, min(size, config.log.io_bytes), 1) for kind in kinds)
     # As the load gate compares: what a caller waits for, CPU not counted on top.
     read_s = own_s + min(speed.s_per_byte for speed in reads)
     return compute_s <= read_s * (1.0 if is_refusing else _SAFE_SHARE)
+
+
+def _own_of_reads_s(window: Window) -> float:
+    """Return what a byte read costs beside moving it; where none was read, its checksum at least,
+    which a put pays as well."""
+    if window.bytes_got > 0:
+        return window.read_own_s / window.bytes_got
+    return window.check_cpu_s / window.bytes_put if window.bytes_put > 0 else 0.0
 
 
 def switching_s(

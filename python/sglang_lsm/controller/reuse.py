@@ -81,7 +81,9 @@ class ReuseCurve:
         mine = self._last[kind, slots]
         num_used = len(self._slots)
         last, sizes = self._last[kind, :num_used], self._bytes[:num_used]
-        between = np.array([sizes[last > since].sum() if since else 0.0 for since in mine]) * SHARE
+        # Pages of one call were mostly used together before: one sum for all of them.
+        used = {since: float(sizes[last > since].sum()) for since in set(mine.tolist()) if since}
+        between = np.array([used.get(since, 0.0) for since in mine.tolist()]) * SHARE
         # Its own call counts too: a page that was used just now is at least its size away.
         bins = np.log2(between + size).astype(np.int64)
         bins[mine == 0] = _NUM_BINS

@@ -3,7 +3,7 @@
 A change needs the same wish in two windows of one workload, unless it cannot lose. After it, one
 window is left to settle and two are measured; then it is kept or taken back. While the workload
 stays the same, no setting returns to a value that it had before, so that noise cannot make it
-swing; after a change that did not help, the setting rests, twice as long each time. Second-use
+swing, and where four windows in a row wished for nothing, each fourth is asked from then on; after a change that did not help, the setting rests, twice as long each time. Second-use
 admission cannot be taken back: it is only advised, in the decision log, unless refusing a page
 cannot lose anything. Once all of it has cost more than it earned (`Ledger`), the settings of the
 start come back.
@@ -40,6 +40,7 @@ from sglang_lsm.observability.counters import StoreStats
 logger = logging.getLogger(__name__)
 
 _NUM_WISHES = 2
+_CALM = 4
 _NUM_SETTLING, _NUM_MEASURED = 1, 2
 _FIRST_REST, _MAX_REST = 4, 256
 _MIN_CALLS = 8
@@ -98,6 +99,13 @@ class _Phase:
     """Values that each setting has had."""
     wishes: dict[bool, tuple[str, Value, int]] = field(default_factory=dict)
     """By whether it is advice only: setting, value, and for how many windows in a row."""
+    num_calm: int = 0
+    """Windows in a row in which nothing was wished."""
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether the next window is to be asked for a wish: of calm ones each fourth."""
+        return self.num_calm < _CALM or self.num_calm % _CALM == 0
 
     def wants(self, change: Change | None, *, is_advice: bool) -> bool:
         """Take the wish of one more window; return whether it was wished often enough.
@@ -212,6 +220,10 @@ class Tuner:
         self.profile = calibrated(self.profile, config, window)
         is_safe = self._stops_refusing_in_time(window, cost)
         config = self._store.config
+        is_asked = phase.is_looked_at
+        phase.num_calm += 1
+        if not is_asked:
+            return
         for is_advice in (False, True):
             free = {name: values for name, values in self._allowed(phase).items()
                     if (name == _ADMISSION and not is_safe) == is_advice}  # fmt: skip
@@ -220,6 +232,8 @@ class Tuner:
                 age_s=now_s - phase.started_s, policy=self._policy,
             )  # fmt: skip
             is_due = phase.wants(change, is_advice=is_advice)
+            if change is not None:
+                phase.num_calm = 0
             if change is None or not is_due:
                 continue
             if is_advice:
