@@ -7,6 +7,7 @@ from benchmark.publish import engine, lookups, space
 from benchmark.publish.promise import Promise
 from benchmark.publish.reports import Report
 from benchmark.publish.serving_promises import serving_promises
+from benchmark.publish.tuning_promises import tuning_promises
 from benchmark.report import Measured, by_round
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -40,6 +41,7 @@ def promises(reports: Mapping[str, Report]) -> list[Promise]:
         *_open(reports.get("open")),
         *_reclaim(reports.get("reclaim")),
         *serving_promises(reports),
+        *tuning_promises(reports),
     ]
 
 

@@ -3,10 +3,10 @@
 A change needs the same wish in two windows of one workload, unless it cannot lose. After it, one
 window is left to settle and two are measured; then it is kept or taken back. While the workload
 stays the same, no setting returns to a value that it had before, so that noise cannot make it
-swing, and where four windows in a row wished for nothing, each fourth is asked from then on; after a change that did not help, the setting rests, twice as long each time. Second-use
-admission cannot be taken back: it is only advised, in the decision log, unless refusing a page
-cannot lose anything. Once all of it has cost more than it earned (`Ledger`), the settings of the
-start come back.
+swing, and where four windows in a row wished for nothing, each fourth is asked from then on; after
+a change that did not help, the setting rests, twice as long each time. Second-use admission cannot
+be taken back: it is only advised, in the decision log, unless refusing a page cannot lose anything.
+Once all of it has cost more than it earned (`Ledger`), the settings of the start come back.
 """
 
 import logging
