@@ -10,6 +10,7 @@ the CPU needs; with one it adds none.
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 READY_TIMEOUT_S = 300.0
 REQUEST_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 30.0
+AT_ONCE = 2
 
 CPU_FLAGS = (
     "--device", "cpu",
@@ -36,6 +39,11 @@ CPU_FLAGS = (
     "--sampling-backend", "pytorch",
     "--grammar-backend", "none",
 )  # fmt: skip
+
+_SCHEDULER_TIME = re.compile(
+    r"time on the scheduler thread\. .* p50_ms=(?P<p50>[\d.]+) p99_ms=(?P<p99>[\d.]+) "
+    r"cpu_p50_ms=(?P<cpu_p50>[\d.]+) cpu_p99_ms=(?P<cpu_p99>[\d.]+)"
+)
 
 Progress = Callable[[str], None]
 
@@ -113,21 +121,23 @@ class Server:
         _end_like_an_interrupt()
         port = _free_port()
         command = launch_command(model, port, flags)
-        with log.open("wb") as out:
-            out.write(f"$ {shlex.join(command)}\n".encode())
-            out.flush()
-            process = subprocess.Popen(
-                command,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={**server_environment(), **(env or {})},
-                start_new_session=True,
-            )
-        server = cls(process, port, log)
+        server = None
         try:
+            with log.open("wb") as out, _interrupts_later():
+                out.write(f"$ {shlex.join(command)}\n".encode())
+                out.flush()
+                process = subprocess.Popen(
+                    command,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env={**server_environment(), **(env or {})},
+                    start_new_session=True,
+                )
+                server = cls(process, port, log)
             server._wait_ready(progress or _silent)
         except BaseException:
-            server.kill9()
+            if server is not None:
+                server.kill9()
             raise
         return server
 
@@ -277,6 +287,11 @@ class Server:
                 )
             time.sleep(0.1)
 
+    def cpu_s(self) -> float:
+        """Return the CPU seconds of all processes of the server so far."""
+        times = [one.cpu_times() for one in self._family()]
+        return sum(time.user + time.system for time in times)
+
     def log_text(self) -> str:
         """Return what the server has logged so far."""
         return self.log.read_text(errors="replace")
@@ -358,6 +373,36 @@ class Server:
         return response
 
 
+def start_all(starts: Sequence[Callable[[], Server]], stack: contextlib.ExitStack) -> list[Server]:
+    """Start servers, AT_ONCE at a time, as a start keeps one core busy; `stack` stops them.
+
+    Raises:
+        ServerError: one did not start.
+    """
+    _end_like_an_interrupt()
+    with ThreadPoolExecutor(AT_ONCE) as starters:
+        jobs = [starters.submit(start) for start in starts]
+        try:
+            return [stack.enter_context(job.result()) for job in jobs]
+        except BaseException:
+            for job in jobs:
+                job.cancel()
+            wait(jobs)
+            for job in jobs:
+                if not job.cancelled() and job.exception() is None:
+                    stack.enter_context(job.result())
+            raise
+
+
+def scheduler_ms(log: Path) -> dict[str, float]:
+    """Return what our tier told of its time on the scheduler thread of a request, at its end.
+
+    Milliseconds by `p50`, `p99`, `cpu_p50` and `cpu_p99`; nothing where there is no such tier.
+    """
+    found = _SCHEDULER_TIME.search(log.read_text(errors="replace"))
+    return {name: float(text) for name, text in found.groupdict().items()} if found else {}
+
+
 def launch_command(model: Path, port: int, flags: Sequence[str]) -> list[str]:
     """Return the command line of a server, with what a machine without a GPU needs."""
     return [
@@ -400,6 +445,27 @@ def _cached(total: int, details: Mapping[str, object] | None) -> Cached:
 
 def _wait_gone(processes: "Sequence[psutil.Process]", *, timeout_s: float) -> None:
     psutil.wait_procs(processes, timeout=timeout_s)
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Let an interrupt of the main thread wait until the end, which then raises it.
+
+    One that came while a process is made would leave it behind, as nobody knows it yet.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {one: signal.signal(one, lambda number, _: caught.append(number)) for one in signals}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    for one in caught:
+        signal.raise_signal(one)
 
 
 def _end_like_an_interrupt() -> None:

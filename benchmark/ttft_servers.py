@@ -7,10 +7,11 @@ it by the same rule (`wait_complete`). What differs is named by the row.
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmark.rivals.disk import drop_cached_pages, sync_file_system
-from benchmark.serving import Server, has_gpu
+from benchmark.serving import Server, has_gpu, start_all
 
 PAGE_SIZE = 64
 RECOMPUTE, HOST, FILE, LSM, SIM = "recompute", "host", "file", "lsm", "sim"
@@ -113,17 +114,19 @@ def start_rows(
     Raises:
         ServerError: one did not start.
     """
-    running = []
-    for row in ROWS:
+    flags = ("--page-size", str(PAGE_SIZE), "--max-total-tokens", str(pool_tokens))
+    if not has_gpu():
+        flags += ("--dtype", "float32")
+
+    def start(row: Row) -> Server:
         data = directory / row.name
         data.mkdir(parents=True)
         progress(f"starting {row.name}")
-        flags = [
-            *("--page-size", str(PAGE_SIZE), "--max-total-tokens", str(pool_tokens)),
-            *(() if has_gpu() else ("--dtype", "float32")),
-            *row.flags(data),
-        ]
-        log = directory / f"{row.name}.log"
-        server = Server.start(model, flags, log=log, env=row.environment(data), progress=progress)
-        running.append(RunningRow(row, stack.enter_context(server), data))
-    return running
+        log, env = directory / f"{row.name}.log", row.environment(data)
+        return Server.start(model, [*flags, *row.flags(data)], log=log, env=env)
+
+    servers = start_all([partial(start, row) for row in ROWS], stack)
+    return [
+        RunningRow(row, server, directory / row.name)
+        for row, server in zip(ROWS, servers, strict=True)
+    ]

@@ -1,10 +1,13 @@
 """What the harness makes of a server's words; the server itself is tested in test/e2e."""
 
+import contextlib
 import json
 import os
 import select
 import signal
+import subprocess
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -155,3 +158,76 @@ def test_sigterm_left_the_servers_of_a_benchmark_running(tmp_path, alive, monkey
         signal.signal(signal.SIGTERM, before)
     ender.join()
     assert_ends(alive)
+
+
+def test_an_interrupt_while_a_process_is_made_left_it_running(tmp_path, alive, monkeypatch):
+    """The signal came inside `Popen`, so that nobody knew the process that was to be ended."""
+    popen = subprocess.Popen
+
+    def slow(*arguments, **options):
+        process = popen(*arguments, **options)
+        assert select.select([alive], [], [], 60)[0] == [alive]
+        assert os.read(alive, 3) == b"up\n"
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    script = "exec 3>alive; echo up >&3; sleep 1000"
+    monkeypatch.setattr(serving, "launch_command", lambda *_: ["sh", "-c", script])
+    monkeypatch.setattr(serving.subprocess, "Popen", slow)
+    with pytest.raises(KeyboardInterrupt):
+        Server.start(tmp_path, log=tmp_path / "log")
+    assert_ends(alive)
+
+
+class Stoppable:
+    """Stands in for a server that is up until the stack is left."""
+
+    def __init__(self):
+        self.is_up = True
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.is_up = False
+
+
+def test_servers_start_in_any_order_and_are_returned_in_theirs():
+    made = [Stoppable() for _ in range(5)]
+    together = threading.Barrier(serving.AT_ONCE, timeout=10)
+
+    def start(which):
+        if which < serving.AT_ONCE:
+            together.wait()
+        return made[which]
+
+    with contextlib.ExitStack() as stack:
+        found = serving.start_all([partial(start, which) for which in range(5)], stack)
+        assert found == made
+        assert all(one.is_up for one in made)
+    assert not any(one.is_up for one in made)
+
+
+def test_where_one_does_not_start_those_that_did_are_stopped():
+    first, second = Stoppable(), Stoppable()
+
+    def fail():
+        raise ServerError("why")
+
+    with pytest.raises(ServerError, match="why"), contextlib.ExitStack() as stack:
+        serving.start_all([lambda: first, fail, lambda: second], stack)
+    assert not first.is_up
+    # It was never started, or stopped.
+    assert serving.start_all([], contextlib.ExitStack()) == []
+
+
+def test_time_on_the_scheduler_thread_is_what_the_log_says(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(
+        "kv storage time on the scheduler thread. requests=3 p50_ms=0.125 p99_ms=1.500 "
+        "cpu_p50_ms=0.100 cpu_p99_ms=0.200\n"
+    )
+    found = serving.scheduler_ms(log)
+    assert found == {"p50": 0.125, "p99": 1.5, "cpu_p50": 0.1, "cpu_p99": 0.2}
+    log.write_text("nothing of it")
+    assert serving.scheduler_ms(log) == {}
