@@ -27,7 +27,7 @@ from sglang_lsm.config import IndexConfig, LogConfig, StoreConfig
 from sglang_lsm.pages import Location, PagePath
 from sglang_lsm.store import Store
 
-from benchmark.harness import machine_facts, percentile, print_facts, write_json
+from benchmark.harness import collect, machine_facts, percentile, print_facts, write_json
 from benchmark.index_rivals import RadixIndex
 from benchmark.measure import check_pages
 from benchmark.pagedata import (
@@ -259,26 +259,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.dir.mkdir(parents=True, exist_ok=True)
     plan = QUICK if options.quick else FULL
     facts = machine_facts(options.dir)
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=options.dir) as scratch:
-        place = Path(scratch)
-        rows += by_pages_of_a_store(plan, place / "store")
-        rows += by_entries_of_an_index(plan, place / "index")
-        for number in range(plan.rounds):
-            rows += by_prompt_tokens(plan, place / f"prompts-{number}", number)
-            rows += by_clients(plan, place / f"clients-{number}", number)
+        # Every point that was measured before an interrupt is told all the same.
+        rows, ended_early = collect([lambda: studies(plan, Path(scratch))], ())
+    if ended_early:
+        print(f"bench scaling: {ended_early}", file=sys.stderr)
     settings = {**asdict(plan), "index_cache_mib": _CACHE_BYTES >> 20}
     report = {
         "benchmark": "scaling",
         "machine": facts,
         "settings": settings,
         "rows": [asdict(row) for row in rows],
+        "ended_early": ended_early,
     }
     print_facts(facts)
     print(body(report))
     if options.json:
         write_json(options.json, report)
-    return 0
+    return 1 if ended_early else 0
+
+
+def studies(plan: Plan, place: Path) -> Iterator[Row]:
+    """Yield all points, the short studies first; `place` takes the files."""
+    for number in range(plan.rounds):
+        yield from by_prompt_tokens(plan, place / f"prompts-{number}", number)
+        yield from by_clients(plan, place / f"clients-{number}", number)
+    yield from by_pages_of_a_store(plan, place / "store")
+    yield from by_entries_of_an_index(plan, place / "index")
 
 
 def _parser() -> argparse.ArgumentParser:

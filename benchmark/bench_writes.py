@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from benchmark.harness import machine_facts, print_facts, short, table, write_json
+from benchmark.harness import collect, machine_facts, print_facts, short, table, write_json
 from benchmark.replay import traces
 from benchmark.replay.tier_disks import PAGE_BYTES, EndlessDisk, StoreDisk
 from benchmark.replay.tiers import Policy, Served, Tiers
@@ -198,13 +198,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for share in (QUICK_SHARES if options.quick else SHARES)
         for disk in (QUICK_DISKS if options.quick else DISKS)
     ]
-    results = [
-        replay(variant, arrivals, share, disk) for share, disk in sizes for variant in VARIANTS
-    ]
+    # The sizes that were done before an interrupt are told all the same.
+    jobs = [lambda size=size: [replay(one, arrivals, *size) for one in VARIANTS] for size in sizes]
+    results, ended_early = collect(jobs, ())
     wrong = list(complaints(results))
     shown = list(tables_of(results))
     asked: list[Asked] = []
-    if options.server:
+    if options.server and not ended_early:
         try:
             asked = ask_servers(
                 traces.load_turns(options.trace, folder=options.folder, sessions=options.sessions),
@@ -230,9 +230,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "servers": [asdict(one) for one in asked],
             "tables": shown,
             "complaints": wrong,
+            "ended_early": ended_early,
         }
         write_json(options.json, found)
-    return 1 if wrong else 0
+    if ended_early:
+        print(f"bench writes: {ended_early}", file=sys.stderr)
+    return 1 if wrong or ended_early else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -105,6 +105,8 @@ def collect(
 ) -> tuple[list[T], str]:
     """Run jobs in turn and return what they gave, and why they ended early, if they did.
 
+    Of a job that yields, what it had yielded by then counts as well.
+
     Args:
         jobs: what to run.
         errors: after which the jobs before still count. An interrupt (Ctrl-C, SIGINT) is one more.

@@ -5,7 +5,7 @@ bytes each, so that prompts share prefixes as the texts do. Turns are asked one 
 the pauses between them. What is written by then counts, not what shutdown writes.
 """
 
-import re
+import math
 import shutil
 import sys
 import time
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmark import models
 from benchmark.replay.traces import Turn
-from benchmark.serving import Server, has_gpu
+from benchmark.serving import Server, has_gpu, scheduler_ms
 
 HOME = Path(__file__).parent.parent / ".cache" / "bench-writes"
 POLICIES = ("through", "selective", "evict")
@@ -27,10 +27,6 @@ WORKING_SETS = 3
 """Distinct pages asked for, over those of device and host."""
 ANSWER_TOKENS = 1
 SETTLED_S = 1.0
-_TIME = re.compile(
-    r"time on the scheduler thread\. .* p50_ms=([\d.]+) p99_ms=([\d.]+) "
-    r"cpu_p50_ms=([\d.]+) cpu_p99_ms=([\d.]+)"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +101,7 @@ def _ask(policy: str, prompts: Sequence[Sequence[int]], device_tokens: int) -> A
     with Server.start(models.random_llama(models.TINY), flags, log=log) as server:
         replies = [server.generate(input_ids=p, max_new_tokens=ANSWER_TOKENS) for p in prompts]
         pages = _settled_pages(server)
-    found = _TIME.search(log.read_text(errors="replace"))
-    times = [float(time_ms) for time_ms in found.groups()] if found else [float("nan")] * 4
+    times = scheduler_ms(log)
     shape = models.TINY
     token_bytes = (
         2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * (2 + 2 * (not has_gpu()))
@@ -120,10 +115,10 @@ def _ask(policy: str, prompts: Sequence[Sequence[int]], device_tokens: int) -> A
         disk_tokens=sum(reply.cached.disk for reply in replies),
         pages_written=pages,
         bytes_written=pages * PAGE_SIZE * token_bytes,
-        scheduler_p50_ms=times[0],
-        scheduler_p99_ms=times[1],
-        scheduler_cpu_p50_ms=times[2],
-        scheduler_cpu_p99_ms=times[3],
+        scheduler_p50_ms=times.get("p50", math.nan),
+        scheduler_p99_ms=times.get("p99", math.nan),
+        scheduler_cpu_p50_ms=times.get("cpu_p50", math.nan),
+        scheduler_cpu_p99_ms=times.get("cpu_p99", math.nan),
     )
 
 

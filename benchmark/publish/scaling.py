@@ -23,6 +23,8 @@ def body(report: Report) -> str:
     parts = []
     for study, title in STUDIES.items():
         places = _places(report, study)
+        if not places:
+            continue
         rows = []
         for line, unit in _lines(report, study):
             points = {x: _point(report, study, line, x) for x in places}
@@ -62,6 +64,8 @@ def plots(report: Report, stem: Path) -> list[Path]:
     """Draw one picture a study, a panel a unit."""
     files = []
     for study, title in STUDIES.items():
+        if not _lines(report, study):
+            continue
         units = list(dict.fromkeys(unit for _, unit in _lines(report, study)))
         path = stem.with_name(f"{stem.name}-{study}.png")
         with canvas(path, title, panels=len(units)) as axes:

@@ -51,6 +51,13 @@ def test_every_line_has_every_point_and_is_shown(tmp_path: Path) -> None:
     assert len(pictures) == len(STUDIES)
 
 
+def test_the_short_studies_alone_make_a_page(tmp_path: Path) -> None:
+    row = {"line": "put", "x": 1024, "value": 2.0, "unit": "us", "round_number": 0}
+    report = {"rows": [{**row, "study": "prompts"}]}
+    assert STUDIES["prompts"] in SECTION.body(report)
+    assert [path.name for path in SECTION.plots(report, tmp_path / "s")] == ["s-prompts.png"]
+
+
 def test_a_half_known_path_begins_as_the_stored_one() -> None:
     stored, half = path_of("a", 128), path_of("a", 128, known=64)
     assert half.hashes[:64] == stored.hashes[:64]

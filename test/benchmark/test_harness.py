@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -107,3 +107,12 @@ def test_what_ended_before_an_interrupt_or_an_error_counts() -> None:
     assert collect(failed, (ValueError,)) == ([1], "why")
     with pytest.raises(ValueError, match="why"):
         collect(failed, (KeyError,))
+
+
+def test_what_a_job_had_yielded_before_its_end_is_kept() -> None:
+    def yielding() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise KeyboardInterrupt
+
+    assert collect([yielding, lambda: [3]], ()) == ([1, 2], INTERRUPTED)
