@@ -1,13 +1,15 @@
 """Conversations of agents, as real text by their times of arrival: TTFT, hits, CPU and disk.
 
-    scripts/bench agent agent.tar.xz --folder magagent --quick        about 4 minutes
-    scripts/bench agent agent.tar.xz --folder magagent --json FILE    about 25 minutes
+    scripts/bench agent agent.tar.xz --folder magagent --quick        about 2 minutes
+    scripts/bench agent agent.tar.xz --folder magagent --json FILE    about 11 minutes
 
 SmolLM2 on a real server is asked each turn at its recorded time, scaled so that turns come some
 seconds apart on average (open loop: the next comes whether or not the last was answered). Turns
-longer than the plan takes are left out. Device and host hold about one long prompt each, so that
-what a conversation comes back to lies on disk. Rows: recompute, SGLang's `file` with its evictor
-and metadata cache, `lsm`; each has the machine to itself and replays the same turns.
+longer than the plan takes are left out. The device holds about one long prompt and the host two, so
+that most of what a conversation comes back to lies on disk. Rows: recompute, the host tier alone,
+SGLang's `file` with its evictor and metadata cache, `lsm` under each write policy, and SGLang's
+`sim`, which loads no bytes and so answers wrongly: the bound. Each has the machine to itself and
+replays the same turns.
 """
 
 import argparse
@@ -17,8 +19,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 from benchmark import models
 from benchmark.clients import Arrival, open_loop
 from benchmark.harness import collect, machine_facts, print_facts, write_json
@@ -26,10 +26,23 @@ from benchmark.publish.agent import body
 from benchmark.replay.traces import Turn, load_turns
 from benchmark.rivals.disk import allocated_bytes
 from benchmark.serving import Server, ServerError
-from benchmark.tiers import disk_environment, disk_flags, pool_flags
+from benchmark.tiers import (
+    BACKENDS,
+    HOST_RATIO,
+    POLICIES,
+    disk_environment,
+    disk_flags,
+    pool_flags,
+)
 
 HOME = Path(__file__).parent.parent / ".cache" / "bench-agent"
-ROWS = ("recompute", "file tuned", "lsm")
+ROWS = ("recompute", "host", "file tuned", *POLICIES, "sim")
+QUICK_ROWS = ("recompute", "file tuned", "lsm")
+LEFT_OUT = {
+    "file": "it differs from file tuned by its look-ups alone here; `bench load` has it",
+    "LMCache": "its connector for SGLang does not import without CUDA; its file client is a rival "
+    "in `bench engine`",
+}
 PAGE_SIZE, ANSWER_TOKENS = 64, 4
 _BUDGET_BYTES = 8 * 10**9
 
@@ -45,8 +58,10 @@ class Plan:
     """Between arrivals."""
 
 
-FULL = Plan(40, 3072, 8.0)
-QUICK = Plan(8, 1024, 3.0)
+FULL = Plan(16, 3072, 4.0)
+QUICK = Plan(8, 2048, 2.5)
+SESSIONS = 8
+"""Conversations at once: more than device and host hold, so that disks have something to bring."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,11 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = models.smollm2()
         turns = load_turns(options.trace, folder=options.folder, sessions=options.sessions)
         arrivals = arrivals_of(turns, model, plan)
+        if not arrivals:
+            raise models.ModelError(f"no turn has at most {plan.most_tokens} tokens")
     except models.ModelError as error:
         print(f"bench agent: {error}", file=sys.stderr)
         return 1
+    rows = options.rows or (QUICK_ROWS if options.quick else ROWS)
+    ratio = options.host_ratio
     runs, ended_early = collect(
-        [lambda name=name: [measure(name, model, arrivals, plan)] for name in options.rows],
+        [lambda name=name: [measure(name, model, arrivals, plan, ratio)] for name in rows],
         (ServerError,),
     )
     if ended_early:
@@ -78,8 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "folder": options.folder,
         "sessions": options.sessions,
         "turns_asked": len(arrivals),
+        "host_ratio": ratio,
     }
     report = {"benchmark": "agent", "machine": facts, "settings": settings, "runs": runs}
+    report["left_out"] = LEFT_OUT
     report["ended_early"] = ended_early
     print_facts(facts)
     print(body(report))
@@ -113,7 +134,9 @@ def scaled(turns: Sequence[tuple[int, Sequence[int]]], mean_gap_s: float) -> lis
     return [Arrival((timestamp - first) * scale, ids) for timestamp, ids in turns]
 
 
-def measure(name: str, model: Path, arrivals: Sequence[Arrival], plan: Plan) -> dict[str, object]:
+def measure(
+    name: str, model: Path, arrivals: Sequence[Arrival], plan: Plan, host_ratio: float
+) -> dict[str, object]:
     """Start one row, let all arrivals come, and return its figures.
 
     Raises:
@@ -124,7 +147,7 @@ def measure(name: str, model: Path, arrivals: Sequence[Arrival], plan: Plan) -> 
     data = HOME / "data"
     data.mkdir(parents=True)
     flags = [
-        *pool_flags(PAGE_SIZE, pool_tokens=plan.most_tokens + 8 * PAGE_SIZE),
+        *pool_flags(PAGE_SIZE, pool_tokens=plan.most_tokens + 8 * PAGE_SIZE, host_ratio=host_ratio),
         *disk_flags(name, data, budget_bytes=_BUDGET_BYTES, wait_complete=True),
     ]
     try:
@@ -132,9 +155,9 @@ def measure(name: str, model: Path, arrivals: Sequence[Arrival], plan: Plan) -> 
         with Server.start(model, flags, log=log, env=disk_environment(data)) as server:
             # First uses of memory and code; random ids, so nothing of the turns is in the cache.
             server.generate(input_ids=list(range(100, 100 + 4 * PAGE_SIZE)), max_new_tokens=1)
-            before_s = cpu_s(server)
+            before_s = server.cpu_s()
             load = open_loop(server, arrivals, max_new_tokens=ANSWER_TOKENS)
-            used_s = cpu_s(server) - before_s
+            used_s = server.cpu_s() - before_s
             disk_bytes = allocated_bytes(data)
     finally:
         shutil.rmtree(HOME, ignore_errors=True)
@@ -148,24 +171,16 @@ def measure(name: str, model: Path, arrivals: Sequence[Arrival], plan: Plan) -> 
     }
 
 
-def cpu_s(server: Server) -> float:
-    """Return the CPU seconds of all processes of a server so far."""
-    parent = psutil.Process(server.process.pid)
-    times = [one.cpu_times() for one in (parent, *parent.children(recursive=True))]
-    return sum(time.user + time.system for time in times)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("trace", type=Path, help="a tar file of conversations")
     parser.add_argument("--folder", default="", help="the folder of it to read")
-    parser.add_argument("--sessions", type=int, default=4, help="conversations at once")
+    parser.add_argument("--sessions", type=int, default=SESSIONS, help="conversations at once")
     parser.add_argument("--quick", action="store_true", help="few and short turns")
-    parser.add_argument(
-        "--rows", nargs="+", choices=(*ROWS, "host", "file"), default=ROWS, metavar="ROW"
-    )
+    parser.add_argument("--rows", nargs="+", choices=BACKENDS, metavar="ROW", help="quoted")
+    parser.add_argument("--host-ratio", type=float, default=HOST_RATIO, help="host over device")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     return parser
 

@@ -23,13 +23,11 @@ from pathlib import Path
 
 import psutil
 
-from benchmark import bench_results
+from benchmark import bench_agent, bench_results
 from benchmark.harness import table
 
 HERE = Path(__file__).resolve().parent
 QUICK_FOLDER = HERE.parent / ".cache" / "bench-all"
-SESSIONS = "4"
-"""Conversations of an agent trace at once."""
 ENDED_WELL = "ended well"
 GRACE_S = 60.0
 
@@ -47,6 +45,12 @@ class Step:
     """Arguments of the full form."""
     quick_limit_s: float = 120.0
     """After which the quick form is stopped."""
+    module: str = ""
+    """Of the benchmark, where the step is not named like it: a second run of it."""
+    full_only: bool = False
+    """Has no quick form."""
+    sessions: int = 4
+    """Conversations at once, of a trace of them."""
 
 
 STEPS = (
@@ -64,9 +68,11 @@ STEPS = (
     Step("model", quick_limit_s=300),
     Step("knobs"),
     Step("paper", quick_limit_s=300),
+    Step("paper-2048", module="paper", full=("--length", "2048"), full_only=True),
     Step("ttft", quick_limit_s=480),
     Step("load", quick_limit_s=300),
-    Step("agent", needs_text=True, quick_limit_s=300),
+    Step("load-long", module="load", full=("--long",), full_only=True),
+    Step("agent", needs_text=True, quick_limit_s=300, sessions=bench_agent.SESSIONS),
     Step("outside", quick_limit_s=420),
 )
 
@@ -88,16 +94,19 @@ def jobs(
 ) -> Iterator[Job]:
     """Yield what to run; a step that needs a trace is run once a trace, `FILE` or `FILE:FOLDER`."""
     for step in steps:
+        if quick and step.full_only:
+            continue
         form = ("--quick",) if quick else step.full
         runs: Sequence[tuple[str, tuple[str, ...]]] = [("", ())]
         if step.needs_trace or step.needs_text:
             chosen = [text for text in traces if step.needs_trace or ".tar" in text]
-            runs = [_of_trace(text) for text in chosen]
+            runs = [_of_trace(text, step.sessions) for text in chosen]
         for suffix, arguments in runs:
             stem = step.name + suffix
             out = ("--json", str(folder / f"{stem}.json"))
             limit_s = step.quick_limit_s if quick else None
-            yield Job(stem, f"benchmark.bench_{step.name}", (*arguments, *form, *out), limit_s)
+            module = f"benchmark.bench_{step.module or step.name}"
+            yield Job(stem, module, (*arguments, *form, *out), limit_s)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def left_out(steps: Sequence[Step], found: Sequence[Job]) -> list[str]:
     """Return the benchmarks that have nothing to run on."""
     run_modules = {job.module for job in found}
-    return [step.name for step in steps if f"benchmark.bench_{step.name}" not in run_modules]
+    return [
+        step.name
+        for step in steps
+        if not step.full_only and f"benchmark.bench_{step.name}" not in run_modules
+    ]
 
 
 def run(job: Job, folder: Path) -> str:
@@ -169,11 +182,11 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
     psutil.wait_procs(family, timeout=GRACE_S)
 
 
-def _of_trace(text: str) -> tuple[str, tuple[str, ...]]:
+def _of_trace(text: str, sessions: int) -> tuple[str, tuple[str, ...]]:
     file, _, inside = text.partition(":")
     name = inside or Path(file).name.split(".")[0]
     folder = ("--folder", inside) if inside else ()
-    at_once = ("--sessions", SESSIONS) if ".tar" in file else ()
+    at_once = ("--sessions", str(sessions)) if ".tar" in file else ()
     return f"-{name}", (file, *folder, *at_once)
 
 

@@ -1,12 +1,19 @@
 """Time to first token with several clients at once, by the tier that the prompts come back from.
 
-    scripts/bench load --quick           at most 4 minutes
-    scripts/bench load --json FILE       about 20 minutes
+    scripts/bench load --quick              about 2 minutes
+    scripts/bench load --json FILE          about 11 minutes, prompts of 1k tokens
+    scripts/bench load --long --json FILE   about 10 minutes, prompts of 4k tokens
 
 For each number of clients, in each round, each row is asked the same new prompts: cold, again from
 the device, and rows with a disk again after device and host were emptied, with a cold page cache
-and then with a hot one. The clients share the prompts in a closed loop. Rows run side by side and
-take turns, in an order that rotates.
+and then with a hot one. The host row is asked again after others have pushed its prompts off the
+device. The clients share the prompts in a closed loop. The rows of one group run side by side and
+take turns, in an order that rotates; the groups, which do not fit into memory together, one after
+the other: what is compared with ours is in its group. `sim` loads no bytes and so answers wrongly:
+it is the bound.
+
+The long form computes its prompts once a round, by all clients, and then asks for them as often as
+there are numbers of clients. Each row has the machine to itself.
 
 Load time is the TTFT of a disk hit minus that of the device hit of the same prompt in the same
 round. With many clients both contain waiting for the others' computing.
@@ -17,22 +24,29 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from benchmark import models
 from benchmark.clients import closed_loop
-from benchmark.harness import machine_facts, print_facts, write_json
+from benchmark.harness import collect, machine_facts, print_facts, write_json
 from benchmark.prompts import Prompts
 from benchmark.publish.load import body
-from benchmark.serving import Server, ServerError
-from benchmark.tiers import disk_environment, disk_flags, pool_flags
-from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT
+from benchmark.rivals.disk import allocated_bytes
+from benchmark.serving import Server, ServerError, scheduler_ms, start_all
+from benchmark.tiers import BACKENDS, POLICIES, disk_environment, disk_flags, pool_flags
+from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
 from benchmark.ttft_servers import PAGE_SIZE, Row, RunningRow
 
 HOME = Path(__file__).parent.parent / ".cache" / "bench-load"
-ROWS = ("recompute", "file", "file tuned", "lsm")
 _BUDGET_BYTES = 24 * 10**9
+ROWS = tuple(name for name in BACKENDS if name == "lsm" or name not in POLICIES)
+LEFT_OUT = {
+    "lsm, selective and evict": "what is asked here is reading; `bench agent` has every policy",
+    "LMCache": "its connector for SGLang does not import without CUDA; its file client is a rival "
+    "in `bench engine`",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +58,19 @@ class Plan:
     num_prompts: int
     clients: tuple[int, ...]
     rounds: int
+    groups: tuple[tuple[str, ...], ...]
+    """Rows that run side by side."""
+    host_ratio: float
+    """Pool of the host over that of the device, which holds all prompts of a round. Where there is
+    a host row, the host holds what pushes them off the device, too."""
+    computes_once: bool = False
+    """Ask for what was computed with every number of clients, instead of computing for each."""
 
 
-FULL = Plan(1025, 8, (1, 4, 8), 3)
-QUICK = Plan(513, 4, (1, 4), 1)
+_SIDE_BY_SIDE = ("recompute", "file", "file tuned", "lsm")
+FULL = Plan(1025, 8, (1, 4, 8), 2, (_SIDE_BY_SIDE, ("host", "sim")), 2.25)
+LONG = Plan(4097, 8, (1, 4, 8), 1, (("file",), ("file tuned",), ("lsm",)), 2.0, computes_once=True)
+QUICK = Plan(513, 4, (1, 4), 1, (_SIDE_BY_SIDE,), 2.25)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,69 +99,120 @@ class Rate:
     clients: int
     round_number: int
     prompt_tokens_per_s: float
+    cpu_s: float
+    """Of the server, what it wrote meanwhile included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """One row at its end."""
+
+    row: str
+    disk_bytes: int
+    scheduler_ms: Mapping[str, float]
+    """Time of our code on the scheduler thread, of a request; empty for other rows."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark and print its tables; return 1 where a server failed."""
+    """Run the benchmark and print its tables; return 1 where something is missing."""
     options = _parser().parse_args(arguments)
-    plan = QUICK if options.quick else FULL
+    plan = QUICK if options.quick else LONG if options.long else FULL
+    if options.rows:
+        plan = replace(plan, groups=(tuple(options.rows),))
     facts = machine_facts(Path(__file__).parent)
-    try:
-        samples, rates = measure(plan, options.rows)
-    except (ServerError, models.ModelError) as error:
-        print(f"bench load: {error}", file=sys.stderr)
+    samples: list[LoadSample] = []
+    rates: list[Rate] = []
+    # What was found before an interrupt or a failure is told all the same.
+    jobs = [lambda group=group: measure(plan, group, samples, rates) for group in plan.groups]
+    totals, ended_early = collect(jobs, (ServerError, models.ModelError))
+    if ended_early:
+        print(f"bench load: {ended_early}", file=sys.stderr)
+    if not samples:
         return 1
-    settings = {**asdict(plan), "model": models.KV_HEAVY.name, "page_size": PAGE_SIZE}
+    settings = {**asdict(plan), "rows": " | ".join(", ".join(group) for group in plan.groups)}
+    settings |= {"model": models.KV_HEAVY.name, "page_size": PAGE_SIZE}
     report = {
         "benchmark": "load",
         "machine": facts,
         "settings": {**settings, "prefetch_policy": "wait_complete", "new_tokens": 1},
+        "left_out": LEFT_OUT,
         "samples": [asdict(sample) for sample in samples],
         "rates": [asdict(rate) for rate in rates],
+        "totals": [asdict(total) for total in totals],
+        "ended_early": ended_early,
     }
     print_facts(facts)
     print(body(report))
     if options.json:
         write_json(options.json, report)
-    return 0
+    return 1 if ended_early else 0
 
 
-def measure(plan: Plan, names: Sequence[str]) -> tuple[list[LoadSample], list[Rate]]:
-    """Start all rows, ask everything, stop them.
+def measure(
+    plan: Plan, names: Sequence[str], samples: list[LoadSample], rates: list[Rate]
+) -> list[Total]:
+    """Start the rows of one group, ask everything, stop them; add to what was found.
 
     Raises:
         ServerError: a server failed.
     """
     directory = models.random_llama(models.KV_HEAVY)
     prompts = Prompts(directory, real_text=False)
-    samples: list[LoadSample] = []
-    rates: list[Rate] = []
     shutil.rmtree(HOME, ignore_errors=True)
     try:
         with ExitStack() as stack:
-            rows = [_start(name, directory, plan, stack) for name in names]
+            wanted = [_row(name, plan) for name in names]
+            servers = start_all([partial(_start, row, directory) for row in wanted], stack)
+            rows = [
+                RunningRow(row, server, _folder(row.name))
+                for row, server in zip(wanted, servers, strict=True)
+            ]
             # The round before the first meets first uses of shapes and memory; it is thrown away.
             for number in range(plan.rounds + 1):
-                for clients in plan.clients if number else plan.clients[-1:]:
+                for batch in _batches(plan, number):
                     asked = [prompts.next(plan.prompt_tokens) for _ in range(plan.num_prompts)]
+                    others = [prompts.next(plan.prompt_tokens) for _ in range(plan.num_prompts + 1)]
+                    if not number:
+                        asked, others = asked[: max(batch) // 2 or 1], others[:1]
                     at = number % len(rows)
                     for row in (*rows[at:], *rows[:at]):
-                        _say(f"round {number} of {plan.rounds}, {clients} clients, {row.row.name}")
-                        found = list(_phases(row, asked, clients, number))
-                        if number:
-                            samples += [sample for some, _ in found for sample in some]
-                            rates += [rate for _, rate in found]
+                        _say(f"round {number} of {plan.rounds}, clients {batch}, {row.row.name}")
+                        for some, rate in _phases(row, asked, others, batch, number):
+                            samples += some if number else ()
+                            rates += [rate] if number else ()
+            disk_bytes = [allocated_bytes(_folder(name)) for name in names]
+        # A server tells its time on the scheduler thread at its end.
+        return [
+            Total(
+                row=name,
+                disk_bytes=size,
+                scheduler_ms=scheduler_ms(_log(name)),
+            )
+            for name, size in zip(names, disk_bytes, strict=True)
+        ]
     finally:
         shutil.rmtree(HOME, ignore_errors=True)
-    return samples, rates
+
+
+def _batches(plan: Plan, number: int) -> Sequence[tuple[int, ...]]:
+    """Return what is asked of new prompts, one after the other: numbers of clients."""
+    if plan.computes_once:
+        # The most first: those compute.
+        return [tuple(sorted(plan.clients, reverse=True))[: None if number else 1]]
+    return [(clients,) for clients in (plan.clients if number else plan.clients[-1:])]
 
 
 def _phases(
-    row: RunningRow, prompts: Sequence[Sequence[int]], clients: int, number: int
+    row: RunningRow,
+    prompts: Sequence[Sequence[int]],
+    others: Sequence[Sequence[int]],
+    batch: Sequence[int],
+    number: int,
 ) -> Iterator[tuple[list[LoadSample], Rate]]:
+    """Ask for the prompts in every way the row has, with each number of clients."""
     full_tokens = sum((len(one) - 1) // PAGE_SIZE * PAGE_SIZE for one in prompts)
 
-    def ask(phase: str) -> tuple[list[LoadSample], Rate]:
+    def ask(phase: str, clients: int) -> tuple[list[LoadSample], Rate]:
         place = {
             "row": row.row.name,
             "phase": phase,
@@ -147,24 +221,32 @@ def _phases(
         }
         return _asked(row.server, prompts, clients, place)
 
-    yield ask(COLD)
+    yield ask(COLD, batch[0])
     if row.row.name == "recompute":
         return
-    yield ask(DEVICE)
+    for clients in batch:
+        yield ask(DEVICE, clients)
     if not row.row.has_disk:
+        for clients in batch:
+            closed_loop(row.server, others, num_clients=clients)
+            yield ask(HOST_HIT, clients)
         row.flush(num_tokens=0, drop_page_cache=False)
         return
-    row.flush(num_tokens=full_tokens, drop_page_cache=True)
-    yield ask(DISK_COLD)
-    row.flush(num_tokens=0, drop_page_cache=False)
-    yield ask(DISK_HOT)
+    for clients in batch:
+        row.flush(num_tokens=full_tokens, drop_page_cache=True)
+        full_tokens = 0
+        yield ask(DISK_COLD, clients)
+        row.flush(num_tokens=0, drop_page_cache=False)
+        yield ask(DISK_HOT, clients)
     row.flush(num_tokens=0, drop_page_cache=False)
 
 
 def _asked(
     server: Server, prompts: Sequence[Sequence[int]], clients: int, place: Mapping[str, object]
 ) -> tuple[list[LoadSample], Rate]:
+    before_s = server.cpu_s()
     load = closed_loop(server, prompts, num_clients=clients)
+    used_s = server.cpu_s() - before_s
     samples = [
         LoadSample(
             **place,
@@ -177,24 +259,35 @@ def _asked(
         )
         for prompt, reply in enumerate(load.replies)
     ]
-    return samples, Rate(**place, prompt_tokens_per_s=load.prompt_tokens / load.wall_s)
+    tokens_per_s = load.prompt_tokens / load.wall_s
+    return samples, Rate(**place, prompt_tokens_per_s=tokens_per_s, cpu_s=used_s)
 
 
-def _start(name: str, model: Path, plan: Plan, stack: ExitStack) -> RunningRow:
-    data = HOME / name.replace(" ", "-")
-    data.mkdir(parents=True)
-    _say(f"starting {name}")
+def _row(name: str, plan: Plan) -> Row:
     # All prompts of a round fit the device, so that a device hit is one.
-    pool_tokens = (plan.num_prompts + 1) * (plan.prompt_tokens + 2 * PAGE_SIZE)
+    pool_tokens = plan.num_prompts * (plan.prompt_tokens + 2 * PAGE_SIZE)
 
     def flags(directory: Path) -> Sequence[str]:
         tier = disk_flags(name, directory, budget_bytes=_BUDGET_BYTES, wait_complete=True)
-        return (*pool_flags(PAGE_SIZE, pool_tokens=pool_tokens), *tier)
+        pools = pool_flags(PAGE_SIZE, pool_tokens=pool_tokens, host_ratio=plan.host_ratio)
+        return (*pools, *tier)
 
-    row = Row(name, flags, has_disk=name not in ("recompute", "host"))
-    log = HOME / f"{data.name}.log"
-    server = Server.start(model, row.flags(data), log=log, env=disk_environment(data))
-    return RunningRow(row, stack.enter_context(server), data)
+    return Row(name, flags, has_disk=name not in ("recompute", "host"))
+
+
+def _start(row: Row, model: Path) -> Server:
+    data = _folder(row.name)
+    data.mkdir(parents=True)
+    _say(f"starting {row.name}")
+    return Server.start(model, row.flags(data), log=_log(row.name), env=disk_environment(data))
+
+
+def _folder(name: str) -> Path:
+    return HOME / name.replace(", ", "-").replace(" ", "-")
+
+
+def _log(name: str) -> Path:
+    return HOME / f"{_folder(name).name}.log"
 
 
 def _say(text: str) -> None:
@@ -206,9 +299,8 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="short prompts, 1 and 4 clients")
-    parser.add_argument(
-        "--rows", nargs="+", choices=(*ROWS, "host"), default=ROWS, metavar="ROW", help="quoted"
-    )
+    parser.add_argument("--long", action="store_true", help="prompts of 4k tokens")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help="quoted")
     parser.add_argument("--json", type=Path, help="write every sample to this file")
     return parser
 

@@ -17,9 +17,20 @@ _SEGMENTS = 16
 _PREFETCH_THRESHOLD = 64
 """Fewest missing tokens worth a prefetch. SGLang's 256 belong to prompts of many thousand tokens;
 those of these benchmarks are scaled down, and so is this."""
+HOST_RATIO = 2.0
+"""Host pool over device pool, SGLang's own default. The host holds a copy of what the device holds,
+and SGLang reads from disk only into what is free beside those copies, at most half of the pool at
+once: with a host pool as small as the device's every disk tier's reads are cut short."""
+POLICIES = {"lsm": "through", "lsm, selective": "selective", "lsm, evict": "evict"}
+"""Our rows by the write policy."""
+BACKENDS = ("recompute", "host", "file", "file tuned", *POLICIES, "sim")
+# Nothing is moved and nothing waited for.
+_NO_IO = {"interface_v1": 1, "sim_write_gbps": 0, "sim_op_latency_us": 0}
 
 
-def pool_flags(page_size: int, *, pool_tokens: int, host_ratio: float = 1.01) -> tuple[str, ...]:
+def pool_flags(
+    page_size: int, *, pool_tokens: int, host_ratio: float = HOST_RATIO
+) -> tuple[str, ...]:
     """Return the flags of the device and host pools; the host's is `host_ratio` of the device's."""
     return (
         *("--page-size", str(page_size), "--max-total-tokens", str(pool_tokens)),
@@ -35,11 +46,13 @@ def disk_flags(
 
     `recompute` caches nothing, `host` has no disk tier, `file` is SGLang's as it comes and without
     a bound, `file tuned` has its LRU evictor and its metadata cache, without which every page is
-    looked up in the directory, and `lsm` is ours. All but `file` keep to `budget_bytes`, and all
-    write a page once it is computed.
+    looked up in the directory, and `lsm` is ours, which like those writes a page once it is
+    computed; the other two of POLICIES write less. `sim` is SGLang's simulator of a storage that
+    takes no time and holds no bytes: what no store could beat. All but `file` and `sim` keep to
+    `budget_bytes`.
 
     Args:
-        backend: one of the five.
+        backend: one of BACKENDS.
         directory: what `lsm` may fill.
         budget_bytes: the most on disk.
         wait_complete: read all that was found, instead of SGLang's default cut-off.
@@ -56,15 +69,17 @@ def disk_flags(
             "enable_metadata_cache": True,
             "metadata_ttl": 3600,
         }
+    if backend == "sim":
+        extra |= _NO_IO
     shared = (*waiting, "--hicache-storage-backend-extra-config", json.dumps(extra))
-    if backend.startswith("file"):
-        return (*_HICACHE, "--hicache-storage-backend", "file", *shared)
+    if backend not in POLICIES:
+        return (*_HICACHE, "--hicache-storage-backend", backend.split()[0], *shared)
     # The newest segment is preallocated whole; of a small budget it must be a small part.
     segment_bytes = min(256 << 20, budget_bytes // _SEGMENTS // _BLOCK_BYTES * _BLOCK_BYTES)
     log = {"segment_bytes": max(_MIN_SEGMENT_BYTES, segment_bytes)}
     return (
         *("--kv-storage", "lsm", "--kv-storage-path", str(directory)),
-        *("--kv-storage-size", str(budget_bytes), "--kv-storage-write", "through"),
+        *("--kv-storage-size", str(budget_bytes), "--kv-storage-write", POLICIES[backend]),
         *("--kv-storage-config", json.dumps({"log": log})),
         *shared,
     )

@@ -3,7 +3,7 @@
 from benchmark.harness import short, table
 from benchmark.publish.reports import Loss, Report, Section
 
-OURS = "lsm"
+OURS, BOUND = "lsm", "sim"
 _SPEEDS = (
     ("ttft_p50_s", "TTFT p50 s"),
     ("ttft_p90_s", "p90 s"),
@@ -30,9 +30,9 @@ def body(report: Report) -> str:
         )
     head = ["row", *(title for _, title in _SPEEDS), "prompt tokens/s", "hits device/host/disk"]
     num_requests = report["runs"][0]["num_requests"]
-    return f"{num_requests} turns.\n\n" + table(
-        [*head, "CPU s", "disk MiB", "answers as the first row's"], rows
-    )
+    told = table([*head, "CPU s", "disk MiB", "answers as the first row's"], rows)
+    left = [f"\n\nLeft out: {what}: {why}." for what, why in report.get("left_out", {}).items()]
+    return f"{num_requests} turns.\n\n{told}{''.join(left)}\n"
 
 
 def losses(report: Report) -> list[Loss]:
@@ -41,13 +41,15 @@ def losses(report: Report) -> list[Loss]:
     return [
         Loss(f"agents, {title}", run["row"], f"{short(ours[name])}, theirs {short(run[name])}")
         for run in report["runs"]
-        if ours is not None and run["row"] != OURS
+        if ours is not None and run["row"] not in (OURS, BOUND)
         for name, title in _SPEEDS
         if run[name] < ours[name]
     ]
 
 
 def _same(run: Report, first: Report) -> str:
+    if run["row"] == BOUND:
+        return "loads no bytes"
     same = sum(a == b for a, b in zip(run["output_ids"], first["output_ids"], strict=True))
     return f"{same} of {len(run['output_ids'])}"
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 
 MARKERS = "osDv^<>Px*hd"
 _DPI = 90
+_PLAIN_COLOURS = 10
 
 
 @contextmanager
@@ -49,7 +50,10 @@ def curve(axes: Axes, points: dict[float, float], label: str, number: int, *, bo
         marker=MARKERS[number % len(MARKERS)],
         markersize=5,
         linewidth=2.6 if bold else 1.2,
-        color=pyplot.colormaps["tab20"](number % 20),
+        # Ten colours that are told apart easily; only a plot of more lines needs the pale ones.
+        color=pyplot.colormaps["tab10"](number)
+        if number < _PLAIN_COLOURS
+        else pyplot.colormaps["tab20b"]((number - _PLAIN_COLOURS) % 20),
         label=label,
     )
 

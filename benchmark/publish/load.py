@@ -6,10 +6,10 @@ from pathlib import Path
 from benchmark.harness import percentile, short, summarize, table
 from benchmark.publish.draw import canvas, curve
 from benchmark.publish.reports import Loss, Report, Section
-from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT
+from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
 
-OURS, RIVALS = "lsm", ("file", "file tuned")
-PHASES = (COLD, DEVICE, DISK_COLD, DISK_HOT)
+OURS, RIVALS, BOUND = "lsm", ("file", "file tuned"), "sim"
+PHASES = (COLD, DEVICE, HOST_HIT, DISK_COLD, DISK_HOT)
 
 
 def ttft(report: Report, row: str, phase: str, clients: int) -> dict[tuple[int, int], float]:
@@ -29,30 +29,56 @@ def load_times(report: Report, row: str, phase: str, clients: int) -> list[float
 
 
 def body(report: Report) -> str:
-    """Return a table a number of clients, and load times against both file rows."""
-    parts = []
+    """Return a table a number of clients, load times against both file rows, and what it cost."""
+    tokens = report["settings"]["prompt_tokens"]
+    parts = [f"{tokens} tokens a prompt. Of fewer than 100 requests p99 is the slowest.\n"]
     for clients in _clients(report):
         rows = []
         for row, phase in _rows(report):
             seconds = list(ttft(report, row, phase, clients).values())
             if not seconds:
                 continue
-            rate = summarize(
-                one["prompt_tokens_per_s"]
-                for one in report["rates"]
-                if (one["row"], one["phase"], one["clients"]) == (row, phase, clients)
-            )
             tails = [short(percentile(seconds, share) * 1e3) for share in (0.5, 0.9, 0.99)]
-            rows.append(
-                [f"{row}: {phase}", *tails, str(rate), _tokens(report, row, phase, clients)]
-            )
-        head = ["row", "p50 ms", "p90 ms", "p99 ms", "prompt tokens/s", "hit device/host/disk, %"]
+            rates = _rates(report, row, phase, clients)
+            speed = summarize(one["prompt_tokens_per_s"] for one in rates)
+            cpu = summarize(one["cpu_s"] for one in rates if "cpu_s" in one)
+            hits = _tokens(report, row, phase, clients)
+            name = f"{row}: {phase}"
+            rows.append([name, str(len(seconds)), *tails, str(speed), hits, str(cpu or "-")])
+        head = ["row", "requests", "p50 ms", "p90 ms", "p99 ms", "prompt tokens/s"]
+        head += ["hit device/host/disk, %", "server's CPU s"]
         title = f"#### {clients} client{'s' if clients > 1 else ''}\n"
         parts.append(f"{title}\n{table(head, rows)}\n")
     parts.append(f"#### Load time: disk hit minus device hit\n\n{_load_table(report)}\n")
+    parts += _totals(report)
     differ, compared = _answers(report)
-    parts.append(f"First tokens that differ from the first row's: {differ} of {compared}.\n")
+    bound = f" Disk hits of `{BOUND}`, which loads no bytes, are not compared."
+    told = f"First tokens that differ from the first row's: {differ} of {compared}."
+    has_bound = any(sample["row"] == BOUND for sample in report["samples"])
+    parts.append(f"{told}{bound if has_bound else ''}\n")
+    left = report.get("left_out", {})
+    parts += [f"Left out: {what}: {why}.\n" for what, why in left.items()]
     return "\n".join(parts)
+
+
+def _totals(report: Report) -> list[str]:
+    """Return what each row has on disk at its end, and its time on the scheduler thread."""
+    rows = []
+    for one in report.get("totals", ()):
+        told = [f"{name} {short(value)}" for name, value in one["scheduler_ms"].items()]
+        rows.append([one["row"], f"{one['disk_bytes'] / 2**20:.0f}", ", ".join(told) or "-"])
+    if not rows:
+        return []
+    head = ["row", "MiB on disk at its end", "our time on the scheduler thread, ms a request"]
+    return [f"#### Disk and scheduler thread\n\n{table(head, rows)}\n"]
+
+
+def _rates(report: Report, row: str, phase: str, clients: int) -> list[Report]:
+    return [
+        one
+        for one in report["rates"]
+        if (one["row"], one["phase"], one["clients"]) == (row, phase, clients)
+    ]
 
 
 def losses(report: Report) -> list[Loss]:
@@ -60,10 +86,11 @@ def losses(report: Report) -> list[Loss]:
     found = []
     for clients in _clients(report):
         for phase in (DISK_COLD, DISK_HOT):
-            where = f"{clients} clients, {phase}"
+            tokens = report["settings"]["prompt_tokens"]
+            where = f"{tokens} tokens, {clients} clients, {phase}"
             for rival in RIVALS:
                 for share in (0.5, 0.99):
-                    ratio = _load_ratio(report, rival, phase, clients, share)
+                    ratio = load_ratio(report, rival, phase, clients, share)
                     if ratio is not None and ratio > 1:
                         text = f"{short(ratio)}x of theirs"
                         found.append(Loss(f"load time p{share * 100:.0f}: {where}", rival, text))
@@ -76,11 +103,12 @@ def losses(report: Report) -> list[Loss]:
 
 
 def plots(report: Report, stem: Path) -> list[Path]:
-    """Draw TTFT p50 and p99 of a disk hit by clients."""
+    """Draw TTFT p50 and p99 by clients, a panel a tail; cold and device hits of one row each."""
     path = stem.with_name(f"{stem.name}.png")
-    with canvas(path, "TTFT by clients at once, s", panels=2) as axes:
+    title = f"TTFT by clients at once, prompts of {report['settings']['prompt_tokens']} tokens"
+    with canvas(path, title, panels=2) as axes:
         for one, share in zip(axes, (0.5, 0.99), strict=True):
-            for number, (row, phase) in enumerate(_rows(report)):
+            for number, (row, phase) in enumerate(_drawn(report)):
                 points = {
                     float(clients): percentile(seconds, share)
                     for clients in _clients(report)
@@ -88,10 +116,18 @@ def plots(report: Report, stem: Path) -> list[Path]:
                 }
                 curve(one, points, f"{row}: {phase}", number, bold=row == OURS)
             one.set_yscale("log")
-            one.set_xlabel("clients")
-            one.set_title(f"p{share * 100:.0f}")
-        axes[0].set_ylabel("s (log)")
+            one.set_xticks(_clients(report))
+            one.set_xlabel("clients in a closed loop")
+            one.set_ylabel(f"TTFT p{share * 100:.0f}, s (log)")
     return [path]
+
+
+def _drawn(report: Report) -> list[tuple[str, str]]:
+    """Return the lines of the plot: computing and device hits are every row's alike."""
+    rows = _rows(report)
+    first = next((row for row, phase in rows if phase == COLD), "")
+    kept = {(first, COLD), (OURS, DEVICE)}
+    return [one for one in rows if one in kept or one[1] not in (COLD, DEVICE)]
 
 
 def _load_table(report: Report) -> str:
@@ -104,14 +140,15 @@ def _load_table(report: Report) -> str:
                 tails = [short(percentile(seconds, share) * 1e3) for share in (0.5, 0.99)]
                 cells.append(" / ".join(tails))
             for rival in RIVALS:
-                ratios = [_load_ratio(report, rival, phase, clients, s) for s in (0.5, 0.99)]
+                ratios = [load_ratio(report, rival, phase, clients, s) for s in (0.5, 0.99)]
                 cells.append(" / ".join("-" if r is None else short(r) for r in ratios))
             rows.append([f"{clients}, {phase}", *cells])
     head = ["clients, phase", *(f"{row} ms p50 / p99" for row in (*RIVALS, OURS))]
     return table([*head, *(f"lsm / {rival}" for rival in RIVALS)], rows)
 
 
-def _load_ratio(report: Report, rival: str, phase: str, clients: int, share: float) -> float | None:
+def load_ratio(report: Report, rival: str, phase: str, clients: int, share: float) -> float | None:
+    """Return our load time over a rival's, the same percentile of both; None of nothing."""
     ours = load_times(report, OURS, phase, clients)
     theirs = load_times(report, rival, phase, clients)
     if not ours or not theirs or percentile(theirs, share) <= 0:
@@ -133,16 +170,20 @@ def _tokens(report: Report, row: str, phase: str, clients: int) -> str:
 def _answers(report: Report) -> tuple[int, int]:
     """Return how many answers differ from the first one to the same prompt, and of how many."""
     first: dict[tuple[int, int, int], object] = {}
-    differ = 0
+    differ = compared = 0
     for sample in report["samples"]:
-        place = (sample["clients"], sample["round_number"], sample["prompt"])
+        if sample["row"] == BOUND and sample["phase"] in (DISK_COLD, DISK_HOT):
+            continue
+        clients = 0 if report["settings"].get("computes_once") else sample["clients"]
+        place = (clients, sample["round_number"], sample["prompt"])
+        compared += place in first
         differ += first.setdefault(place, sample["output_ids"]) != sample["output_ids"]
-    return differ, len(report["samples"]) - len(first)
+    return differ, compared
 
 
 def _rows(report: Report) -> Sequence[tuple[str, str]]:
     measured = {(sample["row"], sample["phase"]) for sample in report["samples"]}
-    names = ("recompute", "host", *RIVALS, OURS)
+    names = ("recompute", "host", *RIVALS, OURS, BOUND)
     return [(row, phase) for phase in PHASES for row in names if (row, phase) in measured]
 
 
@@ -151,7 +192,7 @@ def _clients(report: Report) -> list[int]:
 
 
 SECTION = Section(
-    file="load",
+    file="load*",
     title="Several clients at once",
     command="scripts/bench load --json benchmark/results/load.json",
     body=body,

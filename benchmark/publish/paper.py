@@ -30,7 +30,7 @@ def body(report: Report) -> str:
                 for name in _names(report)
             ]
             parts.append(f"#### {length} prompt tokens: {title}\n\n{table(head, rows)}\n")
-        parts.append(_against(report, length))
+        parts += [_against(report, length), _costs(report, length)]
     return "\n".join(parts)
 
 
@@ -76,6 +76,7 @@ def plots(report: Report, stem: Path) -> list[Path]:
                     }
                     curve(one, points, name, number, bold=name == OURS)
                 one.set_xlabel("stage")
+                one.set_xticks(sorted({row["stage"] + 1 for row in report["rows"]}))
                 one.set_ylabel(title)
             offered = {
                 row["stage"] + 1.0: row["offered"] * 100 for row in _of(report, length, OURS)
@@ -128,6 +129,26 @@ def _against(report: Report, length: int) -> str:
     )
     head = ["ours over", "hits, all", "best stage", "TTFT, all", "best stage", "same first token"]
     return f"{table(head, lines)}\n"
+
+
+def _costs(report: Report, length: int) -> str:
+    """Return what each row used: what explains the difference, beside the hits by tier."""
+    rows = []
+    for name in _names(report):
+        found = _of(report, length, name)
+        tiers = [sum(row[f"{tier}_tokens"] for row in found) for tier in ("device", "host", "disk")]
+        last = max(found, key=lambda row: row["stage"])
+        rows.append(
+            [
+                name,
+                "/".join(str(tokens) for tokens in tiers),
+                f"{sum(row['cpu_s'] for row in found):.0f}" if "cpu_s" in last else "-",
+                f"{last['disk_bytes'] / 2**20:.0f} of {last['budget_bytes'] / 2**20:.0f}",
+                str(last.get("disk_files", "-")),
+            ]
+        )
+    head = ["row", "hit tokens device/host/disk, all stages", "server's CPU s"]
+    return f"{table([*head, 'MiB on disk, of the budget', 'files'], rows)}\n"
 
 
 def _rate(rows: Sequence[Report]) -> float:
@@ -185,7 +206,7 @@ def _names(report: Report) -> Sequence[str]:
 
 
 SECTION = Section(
-    file="paper",
+    file="paper*",
     title="The paper's stages rebuilt",
     command="scripts/bench paper --json benchmark/results/paper.json",
     body=body,

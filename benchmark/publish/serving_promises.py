@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from benchmark.bench_hitrate import OPTIMUM
 from benchmark.harness import Summary, round_ratios, summarize
 from benchmark.publish import hits
+from benchmark.publish import load as clients_at_once
 from benchmark.publish.promise import Promise
 from benchmark.publish.reports import Report
 from benchmark.publish.ttft import samples_of
@@ -23,6 +24,7 @@ _OF_OPTIMUM, _OF_PUBLISHED, _OF_FILE_EVICTOR = 0.9, 1.1, 2.0
 _FILE_EVICTOR = "SGLang file evictor"
 _LOADS = ((DISK_COLD, 0.5), (DISK_HOT, 0.9))
 _LOAD_MODEL, _LOAD_TOKENS = "kv-heavy", 4096
+_SCHEDULER_MS = 1.0
 
 
 def serving_promises(reports: Mapping[str, Report]) -> Iterator[Promise]:
@@ -32,6 +34,7 @@ def serving_promises(reports: Mapping[str, Report]) -> Iterator[Promise]:
         yield from _hit_rates(stem, reports[stem])
     if not traces:
         yield Promise("offline optimum", "hit rate", 0.9, True, None, "x")
+    yield from _at_once(reports.get("load-long"))
     if "ttft" not in reports:
         yield Promise("recompute", "TTFT of a disk hit", 3.0, True, None, "x")
         return
@@ -90,6 +93,25 @@ def _times(where: str, samples: list[Sample]) -> Iterator[Promise]:
     # The promise is about pages that are under way while a request waits; asked alone none does.
     what = f"TTFT, asked alone, {where}, {DISK_HOT}"
     yield Promise("host hit", what, 1.15, False, round_ratios(hot, host), "x")
+
+
+def _at_once(report: Report | None) -> Iterator[Promise]:
+    """Yield load times with several clients, and the time on the scheduler thread, at 4k tokens."""
+    told = report or {"samples": (), "totals": ()}
+    tokens = f"{_LOAD_MODEL}, {_LOAD_TOKENS + 1} tokens"
+    for clients in (1, 4, 8):
+        for phase, most in _LOADS:
+            for share in (0.5, 0.99):
+                ratio = clients_at_once.load_ratio(told, "file", phase, clients, share)
+                seen = None if ratio is None else summarize([ratio])
+                what = f"load time p{share * 100:.0f}, {tokens}, {clients} at once, {phase}"
+                yield Promise("file", what, most, False, seen, "x")
+    for name in ("p50", "p99"):
+        seen = summarize(
+            one["scheduler_ms"][name] for one in told["totals"] if name in one["scheduler_ms"]
+        )
+        what = f"scheduler thread {name} a request, {tokens}"
+        yield Promise("itself", what, _SCHEDULER_MS, False, seen, " ms")
 
 
 def _loads(where: str, samples: list[Sample]) -> Iterator[Promise]:

@@ -1,9 +1,11 @@
 """A round asks each prompt once a phase, of as many clients, and a row without a disk fewer."""
 
-from benchmark.bench_load import _phases
+import pytest
+
+from benchmark.bench_load import FULL, LONG, QUICK, _batches, _phases
 from benchmark.serving import Cached, Reply
-from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT
-from benchmark.ttft_servers import Row, RunningRow
+from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
+from benchmark.ttft_servers import PAGE_SIZE, Row, RunningRow
 
 
 class FakeServer:
@@ -23,6 +25,9 @@ class FakeServer:
             total_s=0.5,
         )
 
+    def cpu_s(self) -> float:
+        return 0.0
+
     def flush_cache(self) -> None:
         self.calls.append("flush")
 
@@ -30,10 +35,12 @@ class FakeServer:
         self.calls.append(f"wait {num_tokens}")
 
 
-def phases(name: str, tmp_path, *, has_disk: bool) -> tuple[list[str], list[str]]:
+def phases(
+    name: str, tmp_path, *, has_disk: bool, batch: tuple[int, ...] = (2,)
+) -> tuple[list[str], list[str]]:
     server = FakeServer()
     row = RunningRow(Row(name, lambda _: (), has_disk=has_disk), server, tmp_path)
-    found = list(_phases(row, [[0] * 129, [1] * 129], 2, 1))
+    found = list(_phases(row, [[0] * 129, [1] * 129], [[2] * 129] * 3, batch, 1))
     assert all(len(samples) == 2 for samples, _ in found)
     assert all(rate.prompt_tokens_per_s > 0 for _, rate in found)
     return [rate.phase for _, rate in found], server.calls
@@ -48,3 +55,25 @@ def test_a_row_with_a_disk_is_asked_in_every_phase(tmp_path) -> None:
 
 def test_recomputing_has_one_phase(tmp_path) -> None:
     assert phases("recompute", tmp_path, has_disk=False) == ([COLD], ["ask", "ask"])
+
+
+def test_the_host_row_is_asked_again_once_others_have_taken_its_place(tmp_path) -> None:
+    names, calls = phases("host", tmp_path, has_disk=False)
+    assert names == [COLD, DEVICE, HOST_HIT]
+    assert calls.count("ask") == 2 + 2 + 3 + 2
+
+
+def test_what_was_computed_once_is_asked_for_by_every_number_of_clients(tmp_path) -> None:
+    names, calls = phases("lsm", tmp_path, has_disk=True, batch=(8, 1))
+    assert names == [COLD, DEVICE, DEVICE, *(DISK_COLD, DISK_HOT) * 2]
+    assert calls.count("ask") == 2 * len(names)
+    # Nothing more is written after the first time: the disk is to have two prompts of two pages.
+    assert {call for call in calls if call.startswith("wait")} == {"wait 256"}
+
+
+@pytest.mark.parametrize("plan", [FULL, LONG, QUICK])
+def test_every_number_of_clients_is_asked_of_enough_prompts(plan) -> None:
+    asked = [clients for batch in _batches(plan, 1) for clients in batch]
+    assert sorted(asked) == sorted(plan.clients)
+    assert plan.num_prompts >= max(plan.clients)
+    assert plan.prompt_tokens % PAGE_SIZE == 1

@@ -27,10 +27,17 @@ def report(*samples: dict) -> dict:
             "clients": 4,
             "round_number": 1,
             "prompt_tokens_per_s": 1000.0,
+            "cpu_s": 1.5,
         }
         for one in samples
     ]
-    return {"settings": {"prompt_tokens": 1025}, "samples": list(samples), "rates": rates}
+    totals = [{"row": "lsm", "disk_bytes": 7 << 20, "scheduler_ms": {"p50": 0.25}}]
+    return {
+        "settings": {"prompt_tokens": 1025},
+        "samples": list(samples),
+        "rates": rates,
+        "totals": totals,
+    }
 
 
 def test_load_time_is_paired_by_prompt() -> None:
@@ -60,3 +67,19 @@ def test_a_slower_load_and_a_faster_recompute_are_losses(tmp_path) -> None:
     assert "lsm: disk hit, cold page cache" in told
     (path,) = plots(found, tmp_path / "load")
     assert path.stat().st_size < 150_000
+
+
+def test_the_bound_answers_wrongly_and_is_not_compared() -> None:
+    found = report(
+        sample("recompute", COLD, 2.5),
+        sample("sim", DISK_COLD, 0.5, token=9),
+    )
+    told = body(found)
+    assert "differ from the first row's: 0 of 0" in told
+    assert "`sim`" in told
+
+
+def test_disk_and_scheduler_time_are_told() -> None:
+    told = body(report(sample("lsm", DEVICE, 1.0)))
+    assert "| lsm | 7 " in told
+    assert "p50 0.250" in told

@@ -19,6 +19,10 @@ def row(name: str, stage: int, *, disk: int, ttft: float) -> dict:
         "ttft_p99_s": ttft,
         "ttft_s": [ttft],
         "first_tokens": [7],
+        "cpu_s": 2.0,
+        "disk_bytes": 3 << 20,
+        "budget_bytes": 4 << 20,
+        "disk_files": 5,
     }
 
 
@@ -40,6 +44,8 @@ def test_both_ratios_stand_beside_the_papers() -> None:
     assert "+300%" in told  # the better stage, 400 over 100
     assert "-20%" in told  # 1.0 s over 1.25 s
     assert "2 of 2" in told
+    assert "3 of 4" in told  # MiB
+    assert "0/0/600" in told
 
 
 def test_a_stage_that_another_row_wins_is_a_loss() -> None:
