@@ -393,9 +393,7 @@ class EvictionPath:
         return np.array([slot // size for slot in slots[::size].tolist()], np.int64)
 
     def _buffers(self, pages: Pages) -> list[PageBuffer]:
-        size = self._target.page_size
-        slots = (pages[:, None] * size + np.arange(size)).reshape(-1)
-        return self._target.pages.buffers(torch.from_numpy(slots), len(pages))
+        return self._target.pages.at(pages.tolist())
 
     def _unwritten(self) -> Pages:
         return self._ledger.unwritten(np.arange(self._ledger.num_pages))

@@ -6,6 +6,7 @@ pool knows.
 """
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +31,13 @@ class HostPages(Protocol):
 
         Raises:
             ConfigError: the slots are not that many whole pages of this pool.
+        """
+
+    def at(self, pages: Sequence[int]) -> list[PageBuffer]:
+        """Return the memory of pages by their numbers: first token slot / page size.
+
+        Raises:
+            ConfigError: there is no such page in this pool.
         """
 
 
@@ -63,21 +71,22 @@ class ContiguousPages:
     def buffers(self, host_indices: torch.Tensor, num_pages: int) -> list[PageBuffer]:
         """See HostPages.buffers. Cost: one slice a piece, no walk over tokens."""
         _require_whole_pages(host_indices, num_pages, self._pool.page_size)
-        first_slots = host_indices[:: self._pool.page_size]
-        pages = first_slots // self._pool.page_size
-        if num_pages and not (
-            torch.equal(pages * self._pool.page_size, first_slots)
-            and int(pages.min()) >= 0
-            and int(pages.max()) < self._num_pages
-        ):
+        size = self._pool.page_size
+        first_slots = host_indices[::size].tolist()
+        if any(slot % size for slot in first_slots):
             raise ConfigError("host slots do not start pages of this pool")
-        return [
-            tuple(
-                flat[page * size : (page + 1) * size]
-                for flat, size in zip(self._flat, self._piece_bytes, strict=True)
-            )
-            for page in pages.tolist()
+        return self.at([slot // size for slot in first_slots])
+
+    def at(self, pages: Sequence[int]) -> list[PageBuffer]:
+        """See HostPages.at. Cost: one slice a piece."""
+        # Plain numbers: for a few pages, operations on tensors take longer.
+        if any(not 0 <= page < self._num_pages for page in pages):
+            raise ConfigError("host slots do not start pages of this pool")
+        pieces = [
+            [flat[page * size : (page + 1) * size] for page in pages]
+            for flat, size in zip(self._flat, self._piece_bytes, strict=True)
         ]
+        return list(zip(*pieces, strict=True))
 
     def agrees_with_pool(self) -> bool:
         """Return whether the first and last page have the addresses that the pool states."""
@@ -117,6 +126,12 @@ class ScatteredPages:
         ]
         per_page = len(pieces) // num_pages
         return [pieces[i : i + per_page] for i in range(0, len(pieces), per_page)]
+
+    def at(self, pages: Sequence[int]) -> list[PageBuffer]:
+        """See HostPages.at."""
+        size = self._pool.page_size
+        first_slots = torch.tensor(pages, dtype=torch.int64)[:, None] * size
+        return self.buffers((first_slots + torch.arange(size)).reshape(-1), len(pages))
 
 
 def _page_tensors(pool: Any) -> list[torch.Tensor]:

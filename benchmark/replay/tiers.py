@@ -234,6 +234,10 @@ class _OnePage:
         """See `HostPages.buffers`."""
         return self.pages(num_pages)
 
+    def at(self, pages: Sequence[int]) -> list[PageBuffer]:
+        """See `HostPages.at`."""
+        return self.pages(len(pages))
+
     def pages(self, num_pages: int) -> list[PageBuffer]:
         """Return so many times the same page."""
         return [self._page] * num_pages

@@ -35,6 +35,12 @@ def test_pieces_lie_where_the_pool_says(pool, pages, num_pages):
     addresses, lengths = pool.get_page_buffer_meta(chosen)
 
     buffers = host_pages(pool).buffers(chosen, num_pages)
+    by_number = host_pages(pool).at(pages[:num_pages])
+    assert [list(page) for page in by_number] == [list(page) for page in buffers]
+    at = [
+        ctypes.addressof(ctypes.c_ubyte.from_buffer(piece)) for page in by_number for piece in page
+    ]
+    assert at == addresses
 
     pieces = [piece for page in buffers for piece in page]
     assert len(buffers) == num_pages
@@ -83,6 +89,12 @@ def test_pages_are_written_through(pool):
 def test_foreign_slots_are_refused(pool, indices, num_pages):
     with pytest.raises(ConfigError):
         host_pages(pool).buffers(indices, num_pages)
+
+
+@pytest.mark.parametrize("pages", [[-1], [0, 1000]])
+def test_pages_outside_of_the_pool_are_refused(pool, pages):
+    with pytest.raises(ConfigError):
+        host_pages(pool).at(pages)
 
 
 def test_slots_that_start_inside_a_page_are_refused():
