@@ -11,6 +11,10 @@ Entry of a page in a batch header: ENTRY, then the bytes of the key that differ 
 over in a recycled block is not taken for a live one. The index can be rebuilt from the log alone.
 The segment header keeps its layout in every version, so that a newer segment is told from damage.
 
+A page may lie encoded (flag ENCODED), see `codec`: ENCODED_HEADER, u32 the stored bytes of each
+plane, part by part, a checksum of all this, then the planes, then the bytes that are no whole
+element. Its length is what it takes; its checksum is that of the page, decoded.
+
 Index value: INDEX_VALUE. The store's own facts stand in the file `STORE`, one JSON object.
 """
 
@@ -41,6 +45,16 @@ ENTRY = struct.Struct("<HHIHQ8s")
 INDEX_VALUE = struct.Struct("<IIIHQ8s")
 """segment_id, offset in blocks, length, flags, checksum, hash_tail."""
 CHECKSUM = struct.Struct("<Q")
+ENCODED_HEADER = struct.Struct("<BBHI")
+"""version, width, reserved, page_bytes."""
+
+ENCODED = 1
+"""Of a page's flags: its bytes are encoded. No other flag is known; a page with one is a miss."""
+ENCODING_VERSION = 1
+PLANE_BYTES = 1 << 16
+"""Of an encoded page, the elements of a part, so the bytes of a plane, at most."""
+MAX_PAGE_BYTES = 1 << 26
+"""No page is longer: the page table could not tell its place."""
 
 _HASH_TAIL_BYTES = 8
 _BATCH_BASE = BATCH_HEADER.size + CHECKSUM.size
@@ -60,6 +74,7 @@ assert SEGMENT_HEADER.size == 16
 assert BATCH_HEADER.size == 40
 assert ENTRY.size == 26
 assert INDEX_VALUE.size == 30
+assert ENCODED_HEADER.size == 8
 
 
 class BatchEntry(NamedTuple):
@@ -103,6 +118,16 @@ class Batch:
             )
             offset += padded(entry.length)
         return found
+
+
+class EncodedHeader(NamedTuple):
+    """What an encoded page says of itself."""
+
+    width: int
+    page_bytes: int
+    header_bytes: int
+    plane_bytes: list[int]
+    """What each plane takes, part by part; as many bytes as it has elements: kept as it is."""
 
 
 def padded(length: int) -> int:
@@ -304,6 +329,31 @@ def decode_batch_header(header: bytes) -> Batch:
     _check_seal(header, at)
     _check_version(version)
     return Batch(segment_id, offset, written_at_ms, header_bytes, tuple(entries))
+
+
+def encode_page_header(width: int, page_bytes: int, plane_bytes: Sequence[int]) -> bytes:
+    """Return the beginning of an encoded page, up to its planes."""
+    head = ENCODED_HEADER.pack(ENCODING_VERSION, width, 0, page_bytes)
+    return _sealed(head + struct.pack(f"<{len(plane_bytes)}I", *plane_bytes))
+
+
+def decode_page_header(encoded: memoryview) -> EncodedHeader:
+    """Inverse of `encode_page_header`; more may follow.
+
+    Raises:
+        CorruptionError: damaged, or of a layout that is not known.
+    """
+    if len(encoded) < ENCODED_HEADER.size:
+        raise CorruptionError("an encoded page ends early")
+    version, width, _, page_bytes = ENCODED_HEADER.unpack_from(encoded)
+    if version != ENCODING_VERSION or width not in (1, 2, 4) or page_bytes > MAX_PAGE_BYTES:
+        raise CorruptionError(f"an encoding that is not known. {version=} {width=} {page_bytes=}")
+    num_parts = -(-(page_bytes // width) // PLANE_BYTES)
+    end = ENCODED_HEADER.size + 4 * num_parts * width
+    head = bytes(encoded[: end + CHECKSUM.size])
+    _check_seal(head, end)
+    sizes = struct.unpack_from(f"<{num_parts * width}I", head, ENCODED_HEADER.size)
+    return EncodedHeader(width, page_bytes, end + CHECKSUM.size, list(sizes))
 
 
 def encode_store_facts(facts: dict[str, str | int]) -> bytes:

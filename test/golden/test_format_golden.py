@@ -6,7 +6,7 @@ bytes, and these bytes must be read today as what they meant.
 
 from pathlib import Path
 
-from sglang_lsm import format, keycodec
+from sglang_lsm import codec, format, keycodec
 from sglang_lsm.format import BLOCK_BYTES, Batch, BatchEntry
 from sglang_lsm.holds import Hold, decode_holds, encode_holds
 from sglang_lsm.pages import Location, NamespaceId, PagePath
@@ -54,6 +54,19 @@ BATCH_HEADER = (
     "0202020202020202"
     "47e7e28be70ed376"  # checksum
 )  # fmt: skip
+ENCODED_HEADER = (
+    "01" "02" "0000"  # version, width, reserved
+    "09000000"  # page_bytes
+    "04000000" "04000000"  # bytes of each plane
+    "0a8c604b52ca07e2"  # checksum
+)  # fmt: skip
+PLANES = b"KVKV<<==."
+ENCODED_ZEROS = (
+    "01" "02" "0000" "01200000" "13000000" "13000000" "350300dd344d0ebb"
+    "28b52ffd60000f4d00001000000100fbf70116"  # a zstd frame of 4096 zeros
+    "28b52ffd60000f4d00001000000100fbf70116"
+    "21"  # no whole element
+)  # fmt: skip
 STORE_FACTS = b'{\n  "format_version": 1,\n  "kind": "sglang-lsm"\n}\n'
 
 
@@ -93,6 +106,23 @@ def test_batch_header():
     header = block(bytes.fromhex(BATCH_HEADER))
     assert format.encode_batch_header(golden_batch()).hex() == header.hex()
     assert format.decode_batch_header(header) == golden_batch()
+
+
+def test_encoded_page():
+    """Planes lie lowest byte first; one as long as it has elements is kept as it is."""
+    header = bytes.fromhex(ENCODED_HEADER)
+    assert format.encode_page_header(2, 9, [4, 4]) == header
+    page = bytearray(9)
+    assert codec.decode(memoryview(header + PLANES), [memoryview(page)])
+    assert page == b"K<V<K=V=."
+
+
+def test_encoded_page_with_frames():
+    page = bytes(8192) + b"!"
+    assert codec.encode(memoryview(page), 2).hex() == ENCODED_ZEROS
+    out = bytearray(len(page))
+    assert codec.decode(memoryview(bytes.fromhex(ENCODED_ZEROS)), [memoryview(out)])
+    assert out == page
 
 
 def test_store_facts():
