@@ -9,8 +9,11 @@ import argparse
 import functools
 from collections.abc import Callable, Sequence
 
+from sglang_lsm.config import LogConfig
+
 from sglang_lsm_patch.options import (
     BACKENDS,
+    CODECS,
     DEFAULT_SIZE,
     DEFAULT_TUNE,
     DEFAULT_WRITE_POLICY,
@@ -29,6 +32,7 @@ FURTHER_FIELDS = {
     "kv_storage_gate": "gate",
     "kv_storage_host": "host",
     "kv_storage_tune": "tune",
+    "kv_storage_codec": "codec",
 }
 """All other fields, and what `options.parse_options` calls them."""
 WATCHED = ("hicache_io_backend", "hicache_mem_layout", "hicache_write_policy")
@@ -74,6 +78,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     _add_write_flags(group)
     _add_read_flags(group)
+    group.add_argument(
+        "--kv-storage-codec",
+        choices=CODECS,
+        default=None,
+        help="Make pages that wait on a nearly full disk smaller, without loss, when the tier is "
+        "idle (idle), or never (off): more pages fit, and reading one of them takes CPU. "
+        f"Default: {LogConfig().codec}.",
+    )
     group.add_argument(
         "--kv-storage-tune",
         choices=TUNINGS,

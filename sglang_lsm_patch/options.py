@@ -15,6 +15,7 @@ from typing import Literal, get_args
 from sglang_lsm.config import (
     MIB,
     Admission,
+    Codec,
     Eviction,
     IndexConfig,
     LogConfig,
@@ -31,6 +32,7 @@ Gate = Literal["auto", "off"]
 GATES: tuple[Gate, ...] = ("auto", "off")
 """Whether hits that are faster computed than loaded are declined; `off` loads every hit."""
 TUNINGS: tuple[Tuning, ...] = get_args(Tuning)
+CODECS: tuple[Codec, ...] = get_args(Codec)
 DEFAULT_TUNE: Tuning = "off"
 WRITE_POLICIES: dict[str, str | None] = {
     "evict": None,
@@ -270,10 +272,20 @@ def _with_options(
         for option, setting in (("write-delay", "delay_s"), ("flush-writes", "flush_writes"))
         if further.get(option) is not None
     }
-    given = config.get("write", {})
+    config = _with_changes(config, "write", changes)
+    if further.get("codec") is not None:
+        config = _with_changes(config, "log", {"codec": further["codec"]})
+    return policy, config
+
+
+def _with_changes(
+    config: Mapping[str, object], part: str, changes: Mapping[str, object]
+) -> Mapping[str, object]:
+    """Return `config` with settings of one of its objects changed."""
+    given = config.get(part, {})
     if not changes or not isinstance(given, Mapping):
-        return policy, config
-    return policy, {**config, "write": {**given, **changes}}
+        return config
+    return {**config, part: {**given, **changes}}
 
 
 def _write_policy(asked: object, host: object) -> str:

@@ -49,3 +49,11 @@ def test_a_call_that_fails_leaves_too():
     with gate.entered(), gate.entered():
         pass
     assert gate.close()
+
+
+def test_is_idle_while_nobody_is_inside():
+    gate = Gate()
+    assert gate.is_idle
+    with gate.entered():
+        assert not gate.is_idle
+    assert gate.is_idle

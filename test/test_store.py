@@ -468,6 +468,7 @@ LIVE_CHANGES = st.fixed_dictionaries(
         "io_bytes": st.sampled_from([4096, 16384, 4 << 20]),
         "reader_threads": st.integers(1, 5),
         "merge_bytes_per_s": st.sampled_from([0, MIB]),
+        "codec": st.sampled_from(["off", "idle"]),
     }
 )
 

@@ -52,6 +52,21 @@ def test_verify_finds_exactly_the_pages_that_were_changed(store: Store):
     assert "checksum" in line and f"offset={at - PIECES[0]}" in line
 
 
+def test_encoded_pages_are_counted_and_verified(store: Store):
+    path = path_of(store.register(fingerprint()), range(8))
+    store.put_batch(path, pages_of(path, (65536,)))
+    assert store._background.encoder.encode(3 * 65536)
+    (found,) = survey(store.directory).namespaces.values()
+    assert (found.num_pages, found.num_encoded) == (8, 3)
+    assert found.num_bytes == 8 * 65536 - store.stats().bytes_saved
+    assert verify(store.directory).damaged == []
+    segment = max((store.directory / "log").glob("*.seg"))
+    content = bytearray(segment.read_bytes())
+    content[-5000] ^= 1
+    segment.write_bytes(content)
+    assert len(verify(store.directory).damaged) == 1
+
+
 def test_verify_reports_a_missing_segment(store: Store):
     path = path_of(store.register(fingerprint()), range(3))
     store.put_batch(path, pages_of(path, PIECES))

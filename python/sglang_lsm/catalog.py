@@ -29,7 +29,7 @@ from sglang_lsm.eviction import checkpoint
 from sglang_lsm.eviction.hold_marks import NO_MARKS, HoldMarks
 from sglang_lsm.eviction.page_paths import index_keys
 from sglang_lsm.eviction.page_table import PageTable
-from sglang_lsm.eviction.row_index import EMPTY
+from sglang_lsm.eviction.row_index import EMPTY, Rows
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.pages import NAMESPACE_BYTES, Location, PagePath
 from sglang_lsm.stored_rows import GHOST, StoredRows
@@ -312,14 +312,27 @@ class Catalog:
             UnavailableError: the index failed.
         """
         with self._lock:
-            keys = sorted(index_keys(self._rows.table, self._rows.of_segment(segment_id)))
-            values = self._index.get(keys)
-        found = [
-            (key, format.decode_index_value(value))
-            for key, value in zip(keys, values, strict=True)
-            if value is not None
-        ]
+            found = self._entries(self._rows.of_segment(segment_id))
         return [(key, at) for key, at in found if at.segment_id == segment_id]
+
+    def encodable(self, num_bytes: int) -> list[tuple[bytes, Location]]:
+        """Return key and place of pages to encode, in the order of their paths.
+
+        Args:
+            num_bytes: about what they take.
+
+        Raises:
+            UnavailableError: the index failed.
+        """
+        with self._lock:
+            if not self._is_complete:
+                return []
+            return self._entries(self._rows.encodable(num_bytes))
+
+    def settle(self, keys: Sequence[bytes], locations: Sequence[Location]) -> None:
+        """Note that encoding has nothing more to do with pages."""
+        with self._lock:
+            self._change_table(partial(self._rows.settle, keys, locations))
 
     def set_marks(self, marks: HoldMarks, *, max_pinned_bytes: int) -> None:
         """Take what operators ask for of pages, instead of what they asked for before."""
@@ -378,6 +391,15 @@ class Catalog:
             self._index.delete([key for key, value in values if value and self._is_stale(value)])
             rows.empty(lost)
             del rows.num_live[segment_id]
+
+    def _entries(self, rows: Rows) -> list[tuple[bytes, Location]]:
+        """Return key and place of the pages of rows, in the order of their paths."""
+        keys = sorted(index_keys(self._rows.table, rows))
+        return [
+            (key, format.decode_index_value(value))
+            for key, value in zip(keys, self._index.get(keys), strict=True)
+            if value is not None
+        ]
 
     def _is_stale(self, value: bytes) -> bool:
         """Return whether an index value names a segment that is gone."""

@@ -32,6 +32,11 @@ class Gate:
                 self._condition.notify_all()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no call is under way."""
+        return self._num_inside == 0
+
+    @property
     def is_closing(self) -> bool:
         """Whether a call under way should come to its end."""
         return self._closed

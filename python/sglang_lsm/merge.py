@@ -7,25 +7,21 @@ read for it: a damaged page is never copied.
 """
 
 import logging
-import mmap
 import threading
 from collections import deque
 from collections.abc import Sequence
 
 from sglang_lsm import format, keycodec
-from sglang_lsm.catalog import Catalog
 from sglang_lsm.config import LogConfig
+from sglang_lsm.copying import Copier
 from sglang_lsm.index.page_index import PageIndex
-from sglang_lsm.pages import Location, PageBuffer, PagePath
-from sglang_lsm.tensorlog.log import TensorLog
+from sglang_lsm.pages import Location, PagePath
 from sglang_lsm.tensorlog.transfer import plan_transfers
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 """Paths remembered; while they wait, others are not noticed."""
-_COPY_BYTES = 64 << 20
-"""Memory that copying takes at most, unless a single page is larger."""
 
 
 def is_due(num_runs: int, num_calls: int, config: LogConfig) -> bool:
@@ -48,9 +44,9 @@ def _is_scattered(num_runs: int, num_calls: int, config: LogConfig) -> bool:
 class Merger:
     """Remembers scattered paths and restores their adjacency. Thread-safe."""
 
-    def __init__(self, index: PageIndex, log: TensorLog, catalog: Catalog) -> None:
+    def __init__(self, index: PageIndex, copier: Copier) -> None:
         """Begin with nothing to do."""
-        self._index, self._log, self._catalog = index, log, catalog
+        self._index, self._copier = index, copier
         self._lock = threading.Lock()
         self._waiting: deque[PagePath] = deque()
 
@@ -105,51 +101,4 @@ class Merger:
         """
         keys = list(keycodec.encode(path))
         old = map(format.decode_index_value, self._index.walk(keys))
-        return self.copy(list(zip(keys, old, strict=False)))
-
-    def copy(self, pages: Sequence[tuple[bytes, Location]]) -> int:
-        """Copy pages, key and place, to the end of the log in their order; return how many bytes.
-
-        In parts that bound the memory. The old places are given back.
-
-        Raises:
-            UnavailableError, CorruptionError: the index or the log failed; nothing is lost.
-        """
-        num_bytes, part, part_bytes = 0, list[tuple[bytes, Location]](), 0
-        for page in pages:
-            if part and part_bytes + page[1].length > _COPY_BYTES:
-                num_bytes += self._copy_part(part)
-                part, part_bytes = [], 0
-            part.append(page)
-            part_bytes += page[1].length
-        return num_bytes + (self._copy_part(part) if part else 0)
-
-    def _copy_part(self, part: Sequence[tuple[bytes, Location]]) -> int:
-        keys, old = [key for key, _ in part], [at for _, at in part]
-        pages = _bounce_pages(old)
-        intact = self._log.read(keys, old, pages).intact
-        kept = [i for i, ok in enumerate(intact) if ok]
-        if not kept:
-            return 0
-        keys, old = [keys[i] for i in kept], [old[i] for i in kept]
-        with self._catalog.storing():
-            new = self._log.append(keys, [at.hash_tail for at in old], [pages[i] for i in kept])
-            assert new is not None, "only a caller that can withdraw gets None"
-            # The old places may be durable already, and are given back.
-            self._log.sync()
-            self._catalog.relocate(keys, old, new)
-        num_bytes = sum(at.length for at in old)
-        logger.debug("merged pages. pages=%d bytes=%d", len(old), num_bytes)
-        return num_bytes
-
-
-def _bounce_pages(locations: Sequence[Location]) -> list[PageBuffer]:
-    """Return memory for pages, each on a block of its own, as O_DIRECT wants it."""
-    total = sum(format.padded(at.length) for at in locations)
-    memory = memoryview(mmap.mmap(-1, max(total, 1)))
-    pages: list[PageBuffer] = []
-    start = 0
-    for at in locations:
-        pages.append([memory[start : start + at.length]])
-        start += format.padded(at.length)
-    return pages
+        return self._copier.copy(list(zip(keys, old, strict=False)))

@@ -101,9 +101,10 @@ class Location(NamedTuple):
     offset: int
     """From the start of the segment, a multiple of 4096."""
     length: int
-    """Payload bytes, padding not counted."""
+    """What the page takes: its bytes, padding not counted; encoded, whole blocks."""
     checksum: int
-    """xxh3_64 of the payload, seeded with the page's key."""
+    """xxh3_64 of the page as it is handed out, seeded with its key."""
     hash_tail: bytes
     """Bytes 8 to 16 of the page's chained hash: a collision of digests becomes a miss."""
     flags: int = 0
+    """0: the bytes are the page. Otherwise see `format.ENCODED`."""

@@ -45,6 +45,10 @@ class Room:
         """Return by how much the log exceeds the quota; not above 0 unless it was lowered."""
         return self._log.allocated_bytes() - self._config.quota_bytes
 
+    def is_short_of(self, num_bytes: int) -> bool:
+        """Return whether `num_bytes` more would have pages go."""
+        return self._excess_bytes(num_bytes) > 0
+
     def _excess_bytes(self, num_bytes: int) -> int:
         over_quota = self._log.allocated_bytes() + num_bytes - self._config.quota_bytes
         free_bytes = self._fs.free_bytes(self._directory)

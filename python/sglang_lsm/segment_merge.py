@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sglang_lsm.catalog import Catalog
 from sglang_lsm.config import StoreConfig
-from sglang_lsm.merge import Merger
+from sglang_lsm.copying import Copier
 from sglang_lsm.tensorlog.log import TensorLog
 
 MAX_LIVE_SHARE = 0.5
@@ -43,9 +43,9 @@ def choose_segment(live_bytes: Mapping[int, int], segment_bytes: int) -> int | N
 class SegmentMerger:
     """Keeps room for new segments without holes. One caller at a time."""
 
-    def __init__(self, catalog: Catalog, log: TensorLog, merger: Merger) -> None:
+    def __init__(self, catalog: Catalog, log: TensorLog, copier: Copier) -> None:
         """Begin with nothing to do."""
-        self._catalog, self._log, self._merger = catalog, log, merger
+        self._catalog, self._log, self._copier = catalog, log, copier
 
     def run(self, max_bytes: int, config: StoreConfig) -> Merged:
         """Make room until there is enough, or `max_bytes` have been copied.
@@ -71,7 +71,10 @@ class SegmentMerger:
                 continue
             # One that a put under way still writes to stays for now.
             tried.add(target)
-            num_bytes += self._merger.copy(self._catalog.pages_of_segment(target))
+            # What is copied anyway costs no write to encode.
+            num_bytes += self._copier.copy(
+                self._catalog.pages_of_segment(target), encodes=config.log.codec != "off"
+            )
         return Merged(num_bytes, num_evicted)
 
     def _is_short(self, config: StoreConfig) -> bool:

@@ -18,7 +18,6 @@ the quota. Losing any file costs pages, never a wrong page.
 import atexit
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -27,6 +26,7 @@ from pathlib import Path
 
 from sglang_lsm import format, keycodec
 from sglang_lsm.admission import Doorkeeper
+from sglang_lsm.background import ENCODE_INTERVAL_S, MERGE_INTERVAL_S, Background
 from sglang_lsm.catalog import Catalog
 from sglang_lsm.clock import Clock
 from sglang_lsm.config import StoreConfig, require_live
@@ -50,7 +50,6 @@ from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.lookup import check_counts, missing_pages, num_current, num_present, stored_pages
-from sglang_lsm.merge import Merger
 from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.observability.counters import Counters, StoreStats
 from sglang_lsm.pages import (
@@ -64,14 +63,11 @@ from sglang_lsm.pages import (
 from sglang_lsm.periodic import Periodic
 from sglang_lsm.recovery import keep_table, rebuild_index, take_table
 from sglang_lsm.room import Room
-from sglang_lsm.segment_merge import SegmentMerger
 from sglang_lsm.tensorlog.log import TensorLog
 from sglang_lsm.tensorlog.paced import Pace, read_at_pace
 from sglang_lsm.tensorlog.transfer import page_bytes
 
 logger = logging.getLogger(__name__)
-
-_UPKEEP_INTERVAL_S = 1.0
 
 
 class Store:
@@ -111,11 +107,12 @@ class Store:
                 self._index, self._log,
                 recency_only=config.eviction == "lru", quota_bytes=config.quota_bytes,
             )  # fmt: skip
-            self._merger = Merger(self._index, self._log, self._catalog)
-            self._segments = SegmentMerger(self._catalog, self._log, self._merger)
             self._doorkeeper = Doorkeeper()
             self._trace: AccessTrace | None = None
             self._room = Room(self._catalog, self._log, fs, directory, config)
+            self._background = Background(
+                self._index, self._log, self._catalog, self._room, self._counters
+            )
             is_rebuilt = self._index.get_meta(META_COMPLETE) is None
             if is_rebuilt:
                 rebuild_index(self._index, self._log)
@@ -134,7 +131,8 @@ class Store:
             sync_s = config.log.sync_interval_s
             self._threads.append(Periodic("kv-storage-sync", sync_s, self.sync))
         if loads_behind:
-            self._threads.append(Periodic("kv-storage-upkeep", _UPKEEP_INTERVAL_S, self._upkeep))
+            self._threads.append(Periodic("kv-storage-upkeep", MERGE_INTERVAL_S, self._upkeep))
+            self._threads.append(Periodic("kv-storage-encode", ENCODE_INTERVAL_S, self._encode))
 
     @classmethod
     def open(cls, directory: Path, config: StoreConfig) -> "Store":
@@ -272,7 +270,11 @@ class Store:
             current = values[: num_current(self._log, path, values)]
             locations = [format.decode_index_value(value) for value in current]
             num_fitting = next(
-                (i for i, at in enumerate(locations) if at.length != page_bytes(out[i])),
+                (
+                    i
+                    for i, at in enumerate(locations)
+                    if at.length != page_bytes(out[i]) and not at.flags
+                ),
                 len(locations),
             )
             found = (keys[:num_fitting], locations[:num_fitting], out[:num_fitting])
@@ -284,6 +286,7 @@ class Store:
         self._counters.add(
             pages_got=num_pages,
             bytes_got=sum(at.length for at in locations[:num_pages]),
+            pages_decoded=sum(1 for at in locations[:num_pages] if at.flags),
             pages_damaged=num_damaged,
             gets=1 if num_pages else 0,
         )
@@ -470,7 +473,7 @@ class Store:
             UnavailableError, ClosedError.
         """
         with self._gate.entered():
-            num_bytes = self._merger.merge(path)
+            num_bytes = self._background.merger.merge(path)
         self._counters.add(bytes_merged=num_bytes)
         return num_bytes
 
@@ -532,15 +535,14 @@ class Store:
         self._merge()
 
     def _merge(self) -> None:
-        """Merge segments that have to make room, and what was read scattered."""
-        limit = int(self.config.log.merge_bytes_per_s * _UPKEEP_INTERVAL_S)
-        started_s = time.perf_counter()
         with self._gate.entered():
-            made = self._segments.run(limit, self.config)
-            num_bytes = made.num_bytes + self._merger.run(limit - made.num_bytes)
-        self._counters.add(pages_evicted=made.num_evicted)
-        if num_bytes:
-            self._counters.add(bytes_merged=num_bytes, merge_s=time.perf_counter() - started_s)
+            self._background.merge(self.config)
+
+    def _encode(self) -> None:
+        """Encode a little, unless there is something else to do."""
+        if self._gate.is_idle:
+            with self._gate.entered():
+                self._background.encode(self.config)
 
     def _admit_segment(self, segment_id: int, num_bytes: int) -> None:
         """Make room for more of a segment; called by the log under its tail lock."""
@@ -554,6 +556,6 @@ class Store:
         end = path.start + len(locations)
         part = PagePath(path.namespace, path.hashes[:end], path.start)
         self._catalog.touch(part)
-        self._counters.add(**self._merger.notice(part, locations, self.config.log))
+        self._counters.add(**self._background.merger.notice(part, locations, self.config.log))
         if self._trace is not None:
             self._trace.note(path.hashes[path.start : end], locations[0].length, is_write=False)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sglang_lsm import format, keycodec
 from sglang_lsm.eviction import traits
+from sglang_lsm.eviction.encodable import choose_encodable
 from sglang_lsm.eviction.evictor import Evictor
 from sglang_lsm.eviction.hold_marks import NO_MARKS, HoldMarks
 from sglang_lsm.eviction.page_paths import index_keys
@@ -109,6 +110,7 @@ class StoredRows:
         before = before[table.place[rows[before]] != places[before]]
         replaced = self.locations(rows[before][table.place[rows[before]] != GHOST])
         table.relocate(rows[before], places[before])
+        traits.settle(table.traits, rows[before], settled=False)
         self._mark(marked)
         new = np.append(before, at[(at >= num_old) & entered])
         self.count([locations[i] for i in np.searchsorted(at, new).tolist()], +1)
@@ -148,6 +150,16 @@ class StoredRows:
         self.table.relocate(rows[known], places[known])
         self.count([moved[i][1] for i in known], -1)
         self.count([moved[i][2] for i in known], +1)
+
+    def encodable(self, num_bytes: int) -> Rows:
+        """Return the rows of pages to encode, about `num_bytes` of them."""
+        units = -(-num_bytes // format.BLOCK_BYTES)
+        return choose_encodable(self.table.view(), now=self.evictor.now, units=units)
+
+    def settle(self, keys: Sequence[bytes], locations: Sequence[Location]) -> None:
+        """Note that encoding has nothing more to do with pages, of those that lie there still."""
+        rows = self.find(keys, locations)
+        traits.settle(self.table.traits, rows[rows != EMPTY])
 
     def find(self, keys: Sequence[bytes], locations: Sequence[Location]) -> Rows:
         """Return the row of each page, EMPTY where the table has none with this place."""

@@ -14,6 +14,7 @@ from sglang_lsm.fs import LocalFileSystem
 from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.keycodec import HEAD_BYTES, ROOT_ANCHOR
 from sglang_lsm.pages import NAMESPACE_BYTES
+from sglang_lsm.tensorlog.encoded_pages import is_intact
 from sglang_lsm.tensorlog.segment import Segment, parse_segment_name
 
 
@@ -25,6 +26,8 @@ class NamespaceSurvey:
     """Canonical JSON, or empty for pages whose fingerprint was not recorded."""
     num_pages: int = 0
     num_bytes: int = 0
+    """As they lie on the disk."""
+    num_encoded: int = 0
     num_roots: int = 0
     """First pages of prompts: how many distinct beginnings are stored."""
 
@@ -85,7 +88,9 @@ def survey(directory: Path) -> StoreSurvey:
             name = key[:NAMESPACE_BYTES].hex()
             entry = result.namespaces.setdefault(name, NamespaceSurvey(""))
             entry.num_pages += 1
-            entry.num_bytes += format.decode_index_value(value).length
+            location = format.decode_index_value(value)
+            entry.num_bytes += location.length
+            entry.num_encoded += location.flags == format.ENCODED
             is_root = key[NAMESPACE_BYTES:HEAD_BYTES] == ROOT_ANCHOR
             entry.num_roots += is_root and len(key) == HEAD_BYTES + len(ROOT_ANCHOR)
     finally:
@@ -114,7 +119,7 @@ def verify(directory: Path) -> Verification:
                 result.damaged.append(f"segment is missing. segment={location.segment_id}")
                 continue
             num_read = segment.read([page], location.offset, direct=False)
-            if num_read < len(page) or format.page_checksum(key, [page]) != location.checksum:
+            if num_read < len(page) or not is_intact(key, location, page):
                 result.damaged.append(
                     "page does not match its checksum. "
                     f"segment={location.segment_id} offset={location.offset}"

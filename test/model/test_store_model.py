@@ -52,11 +52,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.check()
 
     @rule(num_pages=st.integers(1, 24))
-    def fill(self, num_pages):
+    def put_fresh(self, num_pages):
         """Put fresh pages until older ones have to go."""
-        self.num_fills += 1
-        self.model.put(LARGE_PAGES, tuple(range(1000 * self.num_fills, 1000 * self.num_fills
-                                                + num_pages)), 0)  # fmt: skip
+        self.fill(num_pages)
         self.model.check()
 
     @rule(call=calls())
@@ -125,6 +123,29 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             self.model.lose_power(seed)
         self.model.check(num_uncounted=num_evicted)
+
+    @rule(num_pages=st.integers(1, 12), num_bytes=st.integers(1, 1 << 20))
+    def encode(self, num_pages, num_bytes):
+        """Store fresh pages, and make them and others smaller."""
+        self.fill(num_pages)
+        self.model.encode(num_bytes)
+        self.model.check()
+        self.model.read_all()
+
+    @rule(num_pages=st.integers(1, 12), num_changes=st.integers(0, 12), seed=st.none() | seeds)
+    def end_during_encode(self, num_pages, num_changes, seed):
+        self.fill(num_pages)
+        num_evicted = self.model.until_crash(num_changes, lambda: self.model.encode(1 << 20))
+        if seed is None:
+            self.model.kill()
+        else:
+            self.model.lose_power(seed)
+        self.model.check(num_uncounted=num_evicted)
+
+    def fill(self, num_pages):
+        self.num_fills += 1
+        first = 1000 * self.num_fills
+        self.model.put(LARGE_PAGES, tuple(range(first, first + num_pages)), 0)
 
     @rule()
     def read_all(self):

@@ -198,6 +198,15 @@ def test_what_the_operator_wrote_down_is_known_to_the_controller():
     assert parse_options("lsm").config.tune == "off"
 
 
+def test_the_codec_is_a_setting_of_the_log_and_the_flag_wins():
+    config = {"log": {"codec": "off", "io_mode": "direct"}}
+    options = parse_options("lsm", config=config, further={"codec": "idle"})
+    assert (options.config.log.codec, options.config.log.io_mode) == ("idle", "direct")
+    assert parse_options("lsm").config.log.codec == "off"
+    with pytest.raises(ConfigError, match=r"log\.codec"):
+        parse_options("lsm", further={"codec": "zip"})
+
+
 def test_an_unknown_way_to_tune_is_refused():
     with pytest.raises(ConfigError, match="tune"):
         parse_options("lsm", further={"tune": "always"})

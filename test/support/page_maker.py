@@ -7,6 +7,7 @@ from sglang_lsm.config import MIB, LogConfig, StoreConfig
 from sglang_lsm.pages import Fingerprint, NamespaceId, PageBuffer, PageHash, PagePath
 
 SEGMENT_BYTES = MIB
+_HIGH_BYTES = bytes(0x3C | i & 3 for i in range(256))
 
 
 def chain(tokens: Iterable[object], parent: PageHash = bytes(32)) -> list[PageHash]:
@@ -24,8 +25,12 @@ def path_of(namespace: NamespaceId, tokens: Iterable[object], start: int = 0) ->
 
 
 def content_of(namespace: NamespaceId, page_hash: PageHash, num_bytes: int) -> bytes:
-    """Return what a page with this name holds: different for every name."""
-    return hashlib.shake_128(namespace + page_hash).digest(num_bytes)
+    """Return what a page with this name holds: different for every name, and as KV does, its
+    numbers of two bytes have much the same high byte.
+    """
+    content = bytearray(hashlib.shake_128(namespace + page_hash).digest(num_bytes))
+    content[1::2] = content[1::2].translate(_HIGH_BYTES)
+    return bytes(content)
 
 
 def pages_of(path: PagePath, pieces: Sequence[int]) -> list[PageBuffer]:

@@ -72,7 +72,7 @@ class StoreModel:
     ) -> None:
         self.disk = FakeDisk(can_punch=can_punch)
         self.index_disk = FakeIndexDisk(self.disk.count_change)
-        self.config = small_config(num_segments)
+        self.config = small_config(num_segments, codec="idle")
         self.present: set[Page] = set()
         """Pages that must be found."""
         self.durable: set[Page] = set()
@@ -103,6 +103,8 @@ class StoreModel:
             self.directory, self.config, fs=self.disk, open_index=self.index_disk.open,
             clock=self.clock, loads_behind=False,
         )  # fmt: skip
+        for model in ("small", "large"):
+            self.store.register(fingerprint(model))
         self.num_evicted = self.num_pinned_evicted = 0
 
     def put(
@@ -140,6 +142,10 @@ class StoreModel:
     def merge(self, namespace: NamespaceId, tokens: Tokens, start: int) -> None:
         """Copy a path together: nothing of it is lost, and no byte changed."""
         self.store.merge(PagePath(namespace, hashes_of(tokens), start))
+
+    def encode(self, num_bytes: int) -> None:
+        """Make pages smaller: nothing is lost, and no byte changed."""
+        self.store._background.encoder.encode(num_bytes)
 
     def delete_subtree(self, namespace: NamespaceId, tokens: Tokens) -> None:
         """Delete a page and all below; none of them is found afterwards."""

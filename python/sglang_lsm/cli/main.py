@@ -128,7 +128,7 @@ def _print_stats(surveys: Sequence[StoreSurvey], *, as_json: bool) -> None:
             )
             print(
                 f"  namespace {name}: {entry.num_pages} pages, {_size(entry.num_bytes)}, "
-                f"{entry.num_roots} beginnings\n    {shape}"
+                f"{entry.num_roots} beginnings, {entry.num_encoded} encoded\n    {shape}"
             )
 
 

@@ -6,7 +6,8 @@
     bit  6      tail      last page of its run: often cut within a turn, so seldom met again
     bits 7-9    run       at which run of pages from the root it was stored
     bits 10-11  priority  3 leaves last
-    bits 12-13  free
+    bit  12     settled   encoded, or found not to be worth it
+    bit  13     free
     bit  14     pinned    never leaves
 
 The low seven bits are the page's class. Pages of a class are expected to be used again alike.
@@ -23,7 +24,7 @@ NEW = 0
 NUM_CLASSES = 1 << 7
 CLASS_MASK = NUM_CLASSES - 1
 SIZE_SHIFT, RUN_SHIFT, PRIORITY_SHIFT = 3, 7, 10
-REUSED, TAIL, PINNED = 1 << 5, 1 << 6, 1 << 14
+REUSED, TAIL, SETTLED, PINNED = 1 << 5, 1 << 6, 1 << 12, 1 << 14
 MAX_TURN = 7
 MAX_PRIORITY = 3
 _TURN_MASK, _SIZE_MASK, _RUN_MASK = 7, 3 << SIZE_SHIFT, 7 << RUN_SHIFT
@@ -58,6 +59,11 @@ def mark_new(column: Traits, rows: Rows, num_old: int) -> None:
     traits[num_old:] |= np.uint16(run << RUN_SHIFT)
     traits[-1] |= np.uint16(TAIL)
     column[rows] = traits
+
+
+def settle(column: Traits, rows: Rows, *, settled: bool = True) -> None:
+    """Note that encoding has nothing more to do with pages, or that it may have."""
+    column[rows] = column[rows] & ~np.uint16(SETTLED) | np.uint16(SETTLED * settled)
 
 
 def set_hold(column: Traits, rows: Rows, bits: Traits) -> None:

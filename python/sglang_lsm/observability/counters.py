@@ -20,6 +20,9 @@ class StoreStats:
     """Pages put that were stored already."""
     pages_got: int = 0
     bytes_got: int = 0
+    """As they lie on the disk."""
+    pages_decoded: int = 0
+    """Of pages got, those that lay encoded."""
     pages_damaged: int = 0
     """Pages whose checksum did not match; each became a miss."""
     pages_evicted: int = 0
@@ -29,6 +32,10 @@ class StoreStats:
     """Forgotten because the time of a prefix was over."""
     bytes_merged: int = 0
     """Copied to restore the adjacency of scattered prefixes."""
+    pages_encoded: int = 0
+    bytes_saved: int = 0
+    """Of the disk, when they were encoded."""
+    encode_s: float = 0.0
     puts_failed: int = 0
     """Calls of put_batch that raised."""
     puts: int = 0

@@ -6,13 +6,11 @@ location exists before the bytes do.
 """
 
 import logging
-import mmap
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, ParamSpec
+from typing import NamedTuple
 
 from sglang_lsm import format
 from sglang_lsm.config import LogConfig
@@ -20,7 +18,10 @@ from sglang_lsm.errors import CorruptionError, FormatVersionError, UnavailableEr
 from sglang_lsm.fs import FileSystem, available_memory_bytes
 from sglang_lsm.observability.spending import Spending
 from sglang_lsm.pages import Location, PageBuffer
-from sglang_lsm.tensorlog.io_modes import IoModes
+from sglang_lsm.tensorlog.encoded_pages import ReadRequest, Verdict, read_mixed
+from sglang_lsm.tensorlog.io_modes import IoModes, ReadWay
+from sglang_lsm.tensorlog.new_batch import NewBatch, Reservation, Seal
+from sglang_lsm.tensorlog.scratch import Scratch
 from sglang_lsm.tensorlog.segment import Segment, parse_segment_name, segment_name
 from sglang_lsm.tensorlog.transfer import (
     Transfer,
@@ -31,36 +32,9 @@ from sglang_lsm.tensorlog.transfer import (
     plan_transfers,
 )
 from sglang_lsm.tensorlog.trial import try_file_system
+from sglang_lsm.tensorlog.workers import Workers, raise_first
 
 logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-
-
-class Reservation(NamedTuple):
-    """A place for a batch: nobody else writes there."""
-
-    segment: Segment
-    offset: int
-    header_bytes: int
-    num_pages: int
-
-
-class _NewBatch(NamedTuple):
-    """Pages that are about to be written, in the caller's order."""
-
-    keys: Sequence[bytes]
-    pages: Sequence[PageBuffer]
-    hash_tails: Sequence[bytes]
-    lengths: Sequence[int]
-
-    def unsealed(self, place: Reservation) -> list[Location]:
-        """Return where each page is going to lie; checksums are not known yet."""
-        offset, found = place.offset + place.header_bytes, list[Location]()
-        for length, tail in zip(self.lengths, self.hash_tails, strict=True):
-            found.append(Location(place.segment.segment_id, offset, length, 0, tail))
-            offset += format.padded(length)
-        return found
 
 
 class ReadResult(NamedTuple):
@@ -105,10 +79,9 @@ class TensorLog:
         self._unsynced: set[Segment] = set()
         """Segments that were written since they were last synced, sealed ones included."""
         self._tail: Segment | None = None
-        self._header_memory = threading.local()
+        self._scratch = Scratch(keep_bytes=config.io_bytes)
         self._next_id = first_id
-        self._pool_lock = threading.Lock()
-        self._pool = _new_pool(config)
+        self._workers = Workers(config.reader_threads, self.spending)
         fs.make_dir(directory)
         self.can_punch, can_direct = try_file_system(fs, directory)
         """Whether the file system gives single pages back; if not, whole segments have to go."""
@@ -127,17 +100,13 @@ class TensorLog:
 
         Calls under way end as they began. The other settings stay.
         """
-        with self._pool_lock:
-            if config.reader_threads != self._config.reader_threads:
-                old, self._pool = self._pool, _new_pool(config)
-                # What was submitted is still run.
-                old.shutdown(wait=False)
-            self._config = replace(
-                self._config,
-                io_mode=config.io_mode,
-                io_bytes=config.io_bytes,
-                reader_threads=config.reader_threads,
-            )
+        self._workers.resize(config.reader_threads)
+        self._config = replace(
+            self._config,
+            io_mode=config.io_mode,
+            io_bytes=config.io_bytes,
+            reader_threads=config.reader_threads,
+        )
         self._modes.tune(config.io_mode)
 
     def _open_segments(self) -> None:
@@ -217,10 +186,12 @@ class TensorLog:
         pages: Sequence[PageBuffer],
         *,
         still_valid: Callable[[], bool] | None = None,
+        seals: Sequence[Seal] | None = None,
     ) -> list[Location] | None:
         """Write pages behind the newest; return where each lies, or None if withdrawn.
 
         Args:
+            seals: of pages that lie in the log already; `pages` are then as they shall lie.
             still_valid: asked after the bytes were taken from `pages` and before a header names
                 them. If it says no, what was written is dead bytes that nothing can ever refer to.
 
@@ -239,7 +210,10 @@ class TensorLog:
                     # Filled up and evicted by others since the reservation: its descriptors may
                     # mean other files by now.
                     continue
-                batch = _NewBatch(keys[part], pages[part], hash_tails[part], lengths[part])
+                batch = NewBatch(
+                    keys[part], pages[part], hash_tails[part], lengths[part],
+                    seals and seals[part],
+                )  # fmt: skip
                 written = self._write(place, batch, still_valid)
             if written is None:
                 return None
@@ -259,6 +233,12 @@ class TensorLog:
         transfers = plan_transfers(locations, io_bytes=self._config.io_bytes)
 
         def run(transfer: Transfer) -> None:
+            if any(locations[i].flags for i in transfer.indices):
+                for i, verdict in self._read_encoded(transfer, keys, locations, out):
+                    intact[i] = verdict == "intact"
+                    if verdict == "damaged":
+                        damaged.append(i)
+                return
             num_read = self._read_transfer(transfer, locations, out)
             if num_read is None:
                 return
@@ -272,8 +252,22 @@ class TensorLog:
                 if not intact[i]:
                     damaged.append(i)
 
-        self._run_all([lambda t=t: run(t) for t in transfers])  # type: ignore[misc]
+        self._workers.run_all([lambda t=t: run(t) for t in transfers])  # type: ignore[misc]
         return ReadResult(intact, damaged)
+
+    def read_stored(self, locations: Sequence[Location], out: Sequence[PageBuffer]) -> list[bool]:
+        """Read pages as they lie on the disk, encoded or not; return which came. None is verified.
+
+        Args:
+            out: of each page as many bytes as it takes there.
+        """
+        came = [False] * len(locations)
+        for transfer in plan_transfers(locations, io_bytes=self._config.io_bytes):
+            left = self._read_transfer(transfer, locations, out, around_cache=True) or 0
+            for i in transfer.indices:
+                left -= format.padded(locations[i].length)
+                came[i] = left >= 0
+        return came
 
     def sync(self) -> None:
         """Make every page written so far durable, those of earlier processes included.
@@ -352,7 +346,7 @@ class TensorLog:
 
     def close(self) -> None:
         """Seal the tail and close every file; no other call may follow or be under way."""
-        self._pool.shutdown(wait=True)
+        self._workers.close()
         with self._tail_lock:
             if self._tail is not None:
                 self._seal_tail()
@@ -448,7 +442,7 @@ class TensorLog:
     def _write(
         self,
         place: Reservation,
-        new: "_NewBatch",
+        new: NewBatch,
         still_valid: Callable[[], bool] | None,
     ) -> list[Location] | None:
         pages = new.pages
@@ -460,7 +454,7 @@ class TensorLog:
         is_one_call = still_valid is None and sum(new.lengths) <= io_bytes
         transfers = [] if is_one_call else plan_transfers(new.unsealed(place), io_bytes=io_bytes)
         writes = [
-            self._submit(
+            self._workers.submit(
                 self._write_parts,
                 place.segment,
                 gather_write((pages[i], new.lengths[i]) for i in transfer.indices),
@@ -470,8 +464,8 @@ class TensorLog:
             for transfer in transfers
         ]
         # With several calls under way, checksums are computed while the device is busy.
-        batch = self._describe(place, new)
-        _raise_first(writes)
+        batch = new.describe(place, self._clock_ms())
+        raise_first(writes)
         if still_valid is not None and not still_valid():
             return None
         parts: list[memoryview | bytes] = [self._aligned(format.encode_batch_header(batch))]
@@ -491,17 +485,24 @@ class TensorLog:
         with self.spending.transfer("write"):
             segment.write(parts, offset, direct=direct)
 
-    def _describe(self, place: Reservation, new: "_NewBatch") -> format.Batch:
-        entries = tuple(
-            format.BatchEntry(key, length, format.page_checksum(key, page), tail)
-            for key, page, tail, length in zip(*new, strict=True)
-        )
-        return format.Batch(
-            place.segment.segment_id, place.offset, self._clock_ms(), place.header_bytes, entries
-        )
+    def _read_encoded(
+        self,
+        transfer: Transfer,
+        keys: Sequence[bytes],
+        locations: Sequence[Location],
+        out: Sequence[PageBuffer],
+    ) -> Iterator[tuple[int, Verdict]]:
+        scratch = self._scratch.take(transfer.num_bytes)
+        pages = ReadRequest(keys, locations, out, not self._config.unsafe_skip_checksums)
+        return read_mixed(self._read_transfer, transfer, pages, scratch)
 
     def _read_transfer(
-        self, transfer: Transfer, locations: Sequence[Location], out: Sequence[PageBuffer]
+        self,
+        transfer: Transfer,
+        locations: Sequence[Location] | Mapping[int, Location],
+        out: Sequence[PageBuffer] | Mapping[int, PageBuffer],
+        *,
+        around_cache: bool = False,
     ) -> int | None:
         """Return the bytes read, or None when the disk gave no answer."""
         segment = self._segments.get(transfer.segment_id)
@@ -515,7 +516,10 @@ class TensorLog:
                 return None
             try:
                 parts = gather_read(pages, scratch=scratch)
-                way = self._modes.way_to_read(segment, transfer, fits_direct=fits_direct)
+                if around_cache and fits_direct and self._modes.writes_direct:
+                    way: ReadWay = "direct"
+                else:
+                    way = self._modes.way_to_read(segment, transfer, fits_direct=fits_direct)
                 with self.spending.transfer("read"):
                     if way == "filling":
                         return segment.read_in_steps(parts, transfer.offset)
@@ -526,31 +530,6 @@ class TensorLog:
 
     def _aligned(self, header: bytes) -> memoryview:
         """Copy a header to this thread's memory that O_DIRECT accepts; valid until the next one."""
-        memory: memoryview | None = getattr(self._header_memory, "blocks", None)
-        if memory is None or len(memory) < len(header):
-            memory = self._header_memory.blocks = memoryview(mmap.mmap(-1, len(header)))
-        memory[: len(header)] = header
-        return memory[: len(header)]
-
-    def _submit(self, call: Callable[P, None], *args: P.args, **named: P.kwargs) -> Future[None]:
-        # Under the lock, so that the pool is not one that `tune` has just closed.
-        with self._pool_lock:
-            return self._pool.submit(self.spending.job, call, *args, **named)
-
-    def _run_all(self, jobs: Sequence[Callable[[], None]]) -> None:
-        """Run jobs on the pool, the last one here, and wait for all."""
-        others = [self._submit(job) for job in jobs[:-1]]
-        if jobs:
-            jobs[-1]()
-        _raise_first(others)
-
-
-def _new_pool(config: LogConfig) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(config.reader_threads, thread_name_prefix="kv-storage-io")
-
-
-def _raise_first(futures: Sequence[Future[None]]) -> None:
-    """Wait for all, since the memory is the caller's again afterwards; then raise what failed."""
-    wait(futures)
-    for future in futures:
-        future.result()
+        memory = self._scratch.take(len(header))
+        memory[:] = header
+        return memory
