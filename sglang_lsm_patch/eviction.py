@@ -84,7 +84,7 @@ class EvictionPath:
         self._admission = Admission(
             num_pages=target.num_pages, pages_per_hit=target.config.pages_per_hit
         )
-        self._ahead = AheadQueue(self._ledger, num_ready=num_ready, worthwhile=self._worthwhile)
+        self._ahead = AheadQueue(self._ledger, least_ready=num_ready, worthwhile=self._worthwhile)
         self._ring = StagingRing(page_bytes=page_bytes, num_pages=num_staged)
         num_staged += target.device.num_pages if target.device is not None else 0
         self._writer = WriteBehind(target.store, max_pages=self._max_in_flight + num_staged)
@@ -135,6 +135,7 @@ class EvictionPath:
                 pages = self._page_numbers(slots)
                 unwritten = self._ledger.unwritten(pages)
                 self._figures.pages_given_up += len(pages)
+                self._ahead.note_given_up(len(pages))
                 self._figures.pages_given_up_clean += len(pages) - len(unwritten)
                 worthwhile = self._worthwhile(unwritten)
                 self._figures.pages_refused += len(unwritten) - len(worthwhile)

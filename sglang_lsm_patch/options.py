@@ -63,8 +63,9 @@ class WriteConfig:
     flush_writes: bool = False
     """Whether emptying the host tier (`/flush_cache`) writes its pages first."""
     ahead_share: float = 0.125
-    """Share of the host tier, free or coldest, that can be given up without a copy. Larger: bursts
-    cost the scheduler less; pages are written earlier, some of which would have been hit again."""
+    """Share of the host tier, free or coldest, that can be given up without a copy; more where more
+    is given up at once, see `AheadQueue`. Larger: the first bursts cost the scheduler less; pages
+    are written earlier, some of which would have been hit again."""
     behind_bytes_per_s: int = 64 * MIB
     """Rate of writing pages that nothing needs the place of. Larger: a kill -9 loses less; reads
     find a busier disk."""

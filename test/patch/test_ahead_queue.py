@@ -24,8 +24,7 @@ class AheadModel(RuleBasedStateMachine):
     @initialize(num_ready=st.integers(0, NUM_PAGES))
     def begin(self, num_ready):
         self.ledger = HostLedger(NUM_PAGES)
-        self.num_ready = num_ready
-        self.queue = AheadQueue(self.ledger, num_ready=num_ready, worthwhile=everything)
+        self.queue = AheadQueue(self.ledger, least_ready=num_ready, worthwhile=everything)
         self.now_s, self.num_named = 0.0, 0
 
     @rule(count=st.integers(1, 16), is_dirty=st.booleans())
@@ -48,6 +47,7 @@ class AheadModel(RuleBasedStateMachine):
     @rule(which=st.integers(0, NUM_PAGES), count=st.integers(1, 8))
     def give_up(self, which, count):
         used = np.flatnonzero(self.ledger.state != FREE)
+        self.queue.note_given_up(len(used[:count]))
         self.ledger.free(np.roll(used, which)[:count])
 
     @rule(count=st.integers(1, 8))
@@ -75,11 +75,11 @@ class AheadModel(RuleBasedStateMachine):
         left = write_policy.write_ahead(
             self.ledger,
             num_free=self.num_free(),
-            num_ready=self.num_ready,
+            num_ready=self.queue.num_ready,
             max_pages=NUM_PAGES,
         )
         # Any of the cold pages, the coldest included, whose write failed.
-        assert len(left) < max(1, self.num_ready // TOLERANCE)
+        assert len(left) < max(1, self.queue.num_ready // TOLERANCE)
 
     def take(self, max_pages):
         pages = self.queue.take(num_free=self.num_free(), max_pages=max_pages)
@@ -107,7 +107,7 @@ def test_the_pool_is_ranked_once_for_many_steps(monkeypatch):
         write_policy, "write_ahead", lambda *args, **more: ranked.append(1) or rank(*args, **more)
     )
     ledger = HostLedger(64)
-    queue = AheadQueue(ledger, num_ready=32, worthwhile=everything)
+    queue = AheadQueue(ledger, least_ready=32, worthwhile=everything)
     added = ledger.add(np.arange(48), PathPart(None, 0, NAMES[:48]), is_dirty=True, now_s=1.0)
     queue.note_changed(len(added))
     taken = [queue.take(num_free=16, max_pages=3).tolist() for _ in range(8)]
@@ -125,7 +125,7 @@ def test_the_pool_is_ranked_once_for_many_steps(monkeypatch):
 def test_a_page_hit_while_it_waits_is_not_written():
     ledger = HostLedger(64)
     names = NAMES[:64]
-    queue = AheadQueue(ledger, num_ready=32, worthwhile=everything)
+    queue = AheadQueue(ledger, least_ready=32, worthwhile=everything)
     for page in range(64):
         part = PathPart(None, 0, [names[page]])
         ledger.add(np.asarray([page]), part, is_dirty=True, now_s=float(page))
@@ -133,3 +133,49 @@ def test_a_page_hit_while_it_waits_is_not_written():
     assert queue.take(num_free=0, max_pages=2).tolist() == [0, 1]
     queue.note_changed(len(ledger.touch(names[3], 100.0)))
     assert queue.take(num_free=0, max_pages=3).tolist() == [2, 4, 5]
+
+
+def test_as_many_as_were_given_up_at_once_are_ready_the_next_time():
+    ledger = HostLedger(64)
+    queue = AheadQueue(ledger, least_ready=4, worthwhile=everything)
+
+    def fill():
+        free = np.flatnonzero(ledger.state == FREE)
+        names = chain(range(len(free)), parent=bytes([fill.times]))
+        fill.times += 1
+        ledger.add(free, PathPart(None, 0, names), is_dirty=True, now_s=float(fill.times))
+        queue.note_changed(len(free))
+
+    def write():
+        while len(pages := queue.take(num_free=0, max_pages=64)):
+            ledger.state[pages] = CLEAN
+
+    def give_up(count):
+        coldest = np.argsort(ledger.warmth, kind="stable")[:count]
+        num_clean = int(np.sum(ledger.state[coldest] == CLEAN))
+        queue.note_given_up(count)
+        ledger.free(coldest)
+        fill()
+        write()
+        return num_clean
+
+    fill.times = 0
+    fill()
+    write()
+    assert give_up(20) == 4
+    assert give_up(20) == 20
+    # Half of the pool at most, and no longer once that is long ago.
+    assert give_up(60) == 20
+    assert queue.num_ready == 32
+    for _ in range(100):
+        give_up(1)
+    assert queue.num_ready < 20
+
+
+def test_nothing_is_written_ahead_where_that_is_switched_off():
+    ledger = HostLedger(64)
+    queue = AheadQueue(ledger, least_ready=0, worthwhile=everything)
+    ledger.add(np.arange(64), PathPart(None, 0, NAMES[:64]), is_dirty=True, now_s=1.0)
+    queue.note_changed(64)
+    queue.note_given_up(30)
+    assert not len(queue.take(num_free=0, max_pages=64))
