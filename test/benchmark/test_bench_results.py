@@ -1,6 +1,7 @@
 """The page says what the files say, again and again, and what is missing."""
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,34 @@ def test_the_page_of_a_folder_is_written_there(tmp_path: Path) -> None:
 def test_a_command_names_no_folder_of_the_machine(where: str) -> None:
     told = command_line([where, "--quick", "--json", "/some/place/engine.json"])
     assert told == "scripts/bench engine --quick --json engine.json"
+
+
+def test_the_page_about_large_nodes_starts_from_the_results() -> None:
+    starts = load(RESULTS)["open"]["starts"]
+    cells = load(RESULTS)["engine"]["cells"]
+
+    def start(kind: str, figure: str) -> float:
+        return statistics.median(row[figure] for row in starts if row["start"] == kind)
+
+    def cpu(figure: str, rival: str) -> float:
+        return statistics.median(
+            cell["figures"][figure]
+            for cell in cells
+            if (cell["rival"], cell["page_bytes"], cell["batch_pages"]) == (rival, 1 << 20, 32)
+            and not cell["memory_limit_bytes"]
+        )
+
+    said = (RESULTS.parents[1] / "docs" / "large.md").read_text()
+    for row, value in (
+        ("index on disk", start("clean", "index_disk_bytes")),
+        ("RAM beyond fixed caches", start("clean", "ram_bytes")),
+        ("the same, after a kill", start("killed", "ram_bytes")),
+        ("first hit after a clean stop", start("clean", "first_hit_s")),
+        ("first hit after a kill", start("killed", "first_hit_s")),
+        ("page table complete after a kill", start("killed", "table_s")),
+        ("CPU of a put", cpu("put_durable_cpu", "store_auto")),
+        ("CPU of a cold get", cpu("cold_cpu", "store_direct")),
+    ):
+        (line,) = [line for line in said.splitlines() if line.startswith(f"| {row}")]
+        # Arithmetic on paper is right as long as what it starts from is about right.
+        assert float(line.split("|")[2].split()[0]) == pytest.approx(value, rel=0.2), line
