@@ -2,7 +2,8 @@
 
     scripts/bench load --quick              about 2 minutes
     scripts/bench load --json FILE          about 11 minutes, prompts of 1k tokens
-    scripts/bench load --long --json FILE   about 10 minutes, prompts of 4k tokens
+    scripts/bench load --long --json FILE   about 11 minutes, prompts of 4k tokens
+    scripts/bench load --16k --json FILE    about 7 minutes, one prompt of 16k tokens
 
 For each number of clients, in each round, each row is asked the same new prompts: cold, again from
 the device, and rows with a disk again after device and host were emptied, with a cold page cache
@@ -12,8 +13,9 @@ take turns, in an order that rotates; the groups, which do not fit into memory t
 the other: what is compared with ours is in its group. `sim` loads no bytes and so answers wrongly:
 it is the bound.
 
-The long form computes its prompts once a round, by all clients, and then asks for them as often as
-there are numbers of clients. Each row has the machine to itself.
+The long forms compute their prompts once, asked by one client, and then ask for them as often as
+there are numbers of clients, and once more after the server was restarted, with a cold page cache.
+Each row has the machine to itself.
 
 Load time is the TTFT of a disk hit minus that of the device hit of the same prompt in the same
 round. With many clients both contain waiting for the others' computing.
@@ -32,8 +34,8 @@ from benchmark import models
 from benchmark.clients import closed_loop
 from benchmark.harness import collect, machine_facts, print_facts, write_json
 from benchmark.prompts import Prompts
-from benchmark.publish.load import body
-from benchmark.rivals.disk import allocated_bytes
+from benchmark.publish.load import RESTART, body
+from benchmark.rivals.disk import allocated_bytes, drop_cached_pages
 from benchmark.serving import Server, ServerError, scheduler_ms, start_all
 from benchmark.tiers import BACKENDS, POLICIES, disk_environment, disk_flags, pool_flags
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
@@ -44,6 +46,7 @@ _BUDGET_BYTES = 24 * 10**9
 ROWS = tuple(name for name in BACKENDS if name == "lsm" or name not in POLICIES)
 LEFT_OUT = {
     "lsm, selective and evict": "what is asked here is reading; `bench agent` has every policy",
+    "prompts of 32k tokens": "two cores compute one in about 8 minutes, each row anew",
     "LMCache": "its connector for SGLang does not import without CUDA; its file client is a rival "
     "in `bench engine`",
 }
@@ -64,12 +67,18 @@ class Plan:
     """Pool of the host over that of the device, which holds all prompts of a round. Where there is
     a host row, the host holds what pushes them off the device, too."""
     computes_once: bool = False
-    """Ask for what was computed with every number of clients, instead of computing for each."""
+    """Ask for what was computed with every number of clients, instead of computing for each, and
+    once more after a restart."""
 
 
 _SIDE_BY_SIDE = ("recompute", "file", "file tuned", "lsm")
 FULL = Plan(1025, 8, (1, 4, 8), 2, (_SIDE_BY_SIDE, ("host", "sim")), 2.25)
 LONG = Plan(4097, 8, (1, 4, 8), 1, (("file",), ("file tuned",), ("lsm",)), 2.0, computes_once=True)
+LONGEST = replace(
+    LONG, prompt_tokens=16385, num_prompts=1, clients=(1,), groups=(("file",), ("lsm",))
+)
+WARM_UP_TOKENS = 1025
+"""At most; what is first used are shapes and memory, not lengths."""
 QUICK = Plan(513, 4, (1, 4), 1, (_SIDE_BY_SIDE,), 2.25)
 
 
@@ -116,7 +125,7 @@ class Total:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print its tables; return 1 where something is missing."""
     options = _parser().parse_args(arguments)
-    plan = QUICK if options.quick else LONG if options.long else FULL
+    plan = options.plan
     if options.rows:
         plan = replace(plan, groups=(tuple(options.rows),))
     facts = machine_facts(Path(__file__).parent)
@@ -167,13 +176,9 @@ def measure(
                 RunningRow(row, server, _folder(row.name))
                 for row, server in zip(wanted, servers, strict=True)
             ]
-            # The round before the first meets first uses of shapes and memory; it is thrown away.
             for number in range(plan.rounds + 1):
                 for batch in _batches(plan, number):
-                    asked = [prompts.next(plan.prompt_tokens) for _ in range(plan.num_prompts)]
-                    others = [prompts.next(plan.prompt_tokens) for _ in range(plan.num_prompts + 1)]
-                    if not number:
-                        asked, others = asked[: max(batch) // 2 or 1], others[:1]
+                    asked, others = _prompts(plan, prompts, number)
                     at = number % len(rows)
                     for row in (*rows[at:], *rows[:at]):
                         _say(f"round {number} of {plan.rounds}, clients {batch}, {row.row.name}")
@@ -181,24 +186,46 @@ def measure(
                             samples += some if number else ()
                             rates += [rate] if number else ()
             disk_bytes = [allocated_bytes(_folder(name)) for name in names]
+            for row in rows if plan.computes_once else ():
+                row.server.stop()
+                again = partial(_start, row.row, directory, suffix="-again")
+                (server,) = start_all([again], stack)
+                _say(f"after a restart, {row.row.name}")
+                closed_loop(server, [prompts.next(WARM_UP_TOKENS)], num_clients=1)
+                drop_cached_pages(_folder(row.row.name))
+                place = {"row": row.row.name, "phase": RESTART, "clients": 1}
+                some, rate = _asked(server, asked, 1, place | {"round_number": plan.rounds})
+                samples += some
+                rates += [rate]
         # A server tells its time on the scheduler thread at its end.
         return [
-            Total(
-                row=name,
-                disk_bytes=size,
-                scheduler_ms=scheduler_ms(_log(name)),
-            )
+            Total(row=name, disk_bytes=size, scheduler_ms=scheduler_ms(_log(name)))
             for name, size in zip(names, disk_bytes, strict=True)
         ]
     finally:
         shutil.rmtree(HOME, ignore_errors=True)
 
 
+def _prompts(plan: Plan, prompts: Prompts, number: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Return new prompts for a round, and others to push them off the device.
+
+    The round before the first meets first uses of shapes and memory and is thrown away: a few short
+    ones do.
+    """
+    if not number:
+        tokens = min(WARM_UP_TOKENS, plan.prompt_tokens)
+        few = max(1, plan.num_prompts // 2)
+        return [prompts.next(tokens) for _ in range(few)], [prompts.next(tokens)]
+    return tuple(
+        [prompts.next(plan.prompt_tokens) for _ in range(plan.num_prompts + more)]
+        for more in (0, 1)
+    )
+
+
 def _batches(plan: Plan, number: int) -> Sequence[tuple[int, ...]]:
     """Return what is asked of new prompts, one after the other: numbers of clients."""
     if plan.computes_once:
-        # The most first: those compute.
-        return [tuple(sorted(plan.clients, reverse=True))[: None if number else 1]]
+        return [plan.clients if number else plan.clients[-1:]]
     return [(clients,) for clients in (plan.clients if number else plan.clients[-1:])]
 
 
@@ -275,11 +302,12 @@ def _row(name: str, plan: Plan) -> Row:
     return Row(name, flags, has_disk=name not in ("recompute", "host"))
 
 
-def _start(row: Row, model: Path) -> Server:
+def _start(row: Row, model: Path, *, suffix: str = "") -> Server:
     data = _folder(row.name)
-    data.mkdir(parents=True)
-    _say(f"starting {row.name}")
-    return Server.start(model, row.flags(data), log=_log(row.name), env=disk_environment(data))
+    data.mkdir(parents=True, exist_ok=True)
+    _say(f"starting {row.name}{suffix}")
+    log = _log(row.name + suffix)
+    return Server.start(model, row.flags(data), log=log, env=disk_environment(data))
 
 
 def _folder(name: str) -> Path:
@@ -298,8 +326,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="short prompts, 1 and 4 clients")
-    parser.add_argument("--long", action="store_true", help="prompts of 4k tokens")
+    for name, plan, told in (
+        ("--quick", QUICK, "short prompts, 1 and 4 clients"),
+        ("--long", LONG, "prompts of 4k tokens"),
+        ("--16k", LONGEST, "one prompt of 16k tokens"),
+    ):
+        parser.add_argument(
+            name, dest="plan", action="store_const", const=plan, default=FULL, help=told
+        )
     parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help="quoted")
     parser.add_argument("--json", type=Path, help="write every sample to this file")
     return parser

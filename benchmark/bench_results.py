@@ -58,6 +58,7 @@ SECTIONS: tuple[Section, ...] = (
     space.SCATTER,
     scaling.SECTION,
     hits.SECTION,
+    other.WRITES,
     ttft.SECTION,
     ttft.QUICK,
     clients_at_once.SECTION,

@@ -34,8 +34,10 @@ from benchmark.serving import ServerError
 from benchmark.writes_servers import Asked, ask_servers
 from sglang_lsm_patch.options import WriteConfig
 
-SHARES, QUICK_SHARES = (0.1, 1 / 3, 0.5), (1 / 3,)
-DISKS, QUICK_DISKS = (math.inf, 1.0, 0.5), (math.inf, 0.5)
+SIZES = ((0.1, math.inf), (1 / 3, math.inf), (0.5, math.inf), (1 / 3, 1.0), (1 / 3, 0.5))
+"""Pages of device and host over the distinct ones, and of the disk over those of both. A bounded
+disk is replayed beside one size of memory only: it takes several times as long."""
+QUICK_SIZES, QUICK_REQUESTS = ((1 / 3, math.inf), (1 / 3, 0.5)), 1000
 REAL_PAGE_BYTES = 8 << 20
 """Of an 8B model; what the rate of writing behind is scaled by."""
 STAGED_SHARE = 8
@@ -193,11 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     load: Callable[..., list[Arrival]] = traces.load_arrivals
     arrivals = load(options.trace, folder=options.folder, sessions=options.sessions)
-    sizes = [
-        (share, disk)
-        for share in (QUICK_SHARES if options.quick else SHARES)
-        for disk in (QUICK_DISKS if options.quick else DISKS)
-    ]
+    if options.quick:
+        arrivals = arrivals[:QUICK_REQUESTS]
+    sizes = QUICK_SIZES if options.quick else SIZES
     # The sizes that were done before an interrupt are told all the same.
     jobs = [lambda size=size: [replay(one, arrivals, *size) for one in VARIANTS] for size in sizes]
     results, ended_early = collect(jobs, ())
@@ -226,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "trace": options.trace.name,
             "folder": options.folder,
             "sessions": options.sessions,
+            "settings": {"requests": len(arrivals)},
             "results": [asdict(result) for result in results],
             "servers": [asdict(one) for one in asked],
             "tables": shown,
@@ -246,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("trace", type=Path, help="see benchmark/replay/traces.py for the two forms")
     parser.add_argument("--folder", default="", help="of a tar file, the folder to read")
     parser.add_argument("--sessions", type=int, default=1, help="conversations at once, of a tar")
-    parser.add_argument("--quick", action="store_true", help="one share, two disks, fewer requests")
+    parser.add_argument("--quick", action="store_true", help="one share, two disks, first requests")
     parser.add_argument("--server", action="store_true", help="also real servers; needs a tar")
     parser.add_argument("--json", type=Path, help="write figures to this file")
     return parser

@@ -129,7 +129,8 @@ def machine_facts(directory: Path) -> dict[str, str | int | float]:
         "num_cpus": os.cpu_count() or 0,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
-        "file_system": _file_system(directory),
+        "file_system": _mount(directory)[2],
+        "disk": _disk(_mount(directory)[1]),
         "load_average_1m": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
@@ -166,15 +167,25 @@ def _cpu_name() -> str:
     return platform.machine()
 
 
-def _file_system(directory: Path) -> str:
-    """Type of the mount that holds `directory`, by the longest mount point above it."""
-    place, found = str(directory.resolve()), ("", "unknown")
+def _mount(directory: Path) -> tuple[str, str, str]:
+    """Mount point, device and type of what holds `directory`: the longest mount point above it."""
+    place, found = str(directory.resolve()), ("", "unknown", "unknown")
     for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, mount, kind, *_ = line.split()
+        device, mount, kind, *_ = line.split()
         inside = place == mount or place.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(found[0]):
-            found = (mount, kind)
-    return found[1]
+            found = (mount, device, kind)
+    return found
+
+
+def _disk(device: str) -> str:
+    """Name and size of a block device; a virtual one does not tell what it is made of."""
+    name = Path(device).resolve().name
+    try:
+        blocks = int((Path("/sys/class/block") / name / "size").read_text())
+    except (OSError, ValueError):
+        return name
+    return f"{name} of {blocks * 512 / 1e9:.0f} GB"
 
 
 def _version(package: str) -> str:

@@ -9,7 +9,8 @@ from benchmark.publish.reports import Loss, Report, Section
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
 
 OURS, RIVALS, BOUND = "lsm", ("file", "file tuned"), "sim"
-PHASES = (COLD, DEVICE, HOST_HIT, DISK_COLD, DISK_HOT)
+RESTART = "disk hit, after a restart"
+PHASES = (COLD, DEVICE, HOST_HIT, DISK_COLD, DISK_HOT, RESTART)
 
 
 def ttft(report: Report, row: str, phase: str, clients: int) -> dict[tuple[int, int], float]:

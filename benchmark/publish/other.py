@@ -21,6 +21,14 @@ def body(report: Report) -> str:
     return "\n".join(parts) or "Its figures stand in the file; it brings no tables.\n"
 
 
+WRITES = Section(
+    file="writes*",
+    title="Write policies: what each writes, and which tier serves then",
+    command="scripts/bench writes TRACE --json benchmark/results/writes-NAME.json",
+    body=body,
+)
+
+
 def section_of(stem: str) -> Section:
     """Return the section of a file that no other section takes."""
     return Section(file=stem, title=stem, command=f"scripts/bench {stem}", body=body)

@@ -12,7 +12,8 @@ from benchmark.harness import PACKAGES
 Report = Mapping[str, object]
 
 NOTES_NAME = "notes.toml"
-_MACHINE = ("cpu", "num_cpus", "memory_gib", "kernel", "file_system", "load_average_1m", "python")
+_HARDWARE = ("cpu", "num_cpus", "memory_gib", "disk")
+_MACHINE = (*_HARDWARE, "kernel", "file_system", "load_average_1m", "python")
 
 
 class Loss(NamedTuple):

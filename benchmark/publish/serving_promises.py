@@ -24,7 +24,7 @@ _OF_OPTIMUM, _OF_PUBLISHED, _OF_FILE_EVICTOR = 0.9, 1.1, 2.0
 _FILE_EVICTOR = "SGLang file evictor"
 _LOADS = ((DISK_COLD, 0.5), (DISK_HOT, 0.9))
 _LOAD_MODEL, _LOAD_TOKENS = "kv-heavy", 4096
-_SCHEDULER_MS = 1.0
+_SCHEDULER_MS, _AFTER_RESTART = 1.0, 5.0
 
 
 def serving_promises(reports: Mapping[str, Report]) -> Iterator[Promise]:
@@ -106,6 +106,11 @@ def _at_once(report: Report | None) -> Iterator[Promise]:
                 seen = None if ratio is None else summarize([ratio])
                 what = f"load time p{share * 100:.0f}, {tokens}, {clients} at once, {phase}"
                 yield Promise("file", what, most, False, seen, "x")
+    cold = clients_at_once.ttft(told, "lsm", COLD, 1)
+    again = clients_at_once.ttft(told, "lsm", clients_at_once.RESTART, 1)
+    seen = summarize(cold[place] / again[place] for place in cold.keys() & again.keys())
+    what = f"times sooner after a restart, {tokens}, cold page cache"
+    yield Promise("recompute", what, _AFTER_RESTART, True, seen, "x")
     for name in ("p50", "p99"):
         seen = summarize(
             one["scheduler_ms"][name] for one in told["totals"] if name in one["scheduler_ms"]

@@ -65,6 +65,26 @@ def test_a_benchmark_left_out_for_want_of_a_trace_is_named(
     assert not any("left out" in line for line in told if "hitrate" in line)
 
 
+def test_when_the_half_hour_is_up_the_rest_is_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = []
+
+    def run(job: bench_all.Job, folder: Path) -> str:
+        limits.append(job.limit_s)
+        monkeypatch.setattr(bench_all, "QUICK_S", 0.0)
+        (folder / "ttft.json").write_text((RESULTS / "ttft-quick.json").read_text())
+        return bench_all.ENDED_WELL
+
+    monkeypatch.setattr(bench_all, "run", run)
+    monkeypatch.setattr(bench_all, "QUICK_S", 50.0)
+    assert main(["--quick", "--only", "ttft", "outside", "--folder", str(tmp_path)]) == 1
+    assert len(limits) == 1
+    assert limits[0] <= 50.0
+    (outside,) = [line for line in capsys.readouterr().out.splitlines() if "| outside" in line]
+    assert "LEFT OUT: the half hour was up" in outside
+
+
 def test_output_goes_to_a_log(tmp_path: Path) -> None:
     job = bench_all.Job("usage", "benchmark.bench_index", ("--no-such-option",))
     assert bench_all.run(job, tmp_path) == "FAILED: exit status 2, see usage.log"

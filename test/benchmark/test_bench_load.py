@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmark.bench_load import FULL, LONG, QUICK, _batches, _phases
+from benchmark.bench_load import FULL, LONG, LONGEST, QUICK, _batches, _phases
 from benchmark.serving import Cached, Reply
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
 from benchmark.ttft_servers import PAGE_SIZE, Row, RunningRow
@@ -64,14 +64,14 @@ def test_the_host_row_is_asked_again_once_others_have_taken_its_place(tmp_path) 
 
 
 def test_what_was_computed_once_is_asked_for_by_every_number_of_clients(tmp_path) -> None:
-    names, calls = phases("lsm", tmp_path, has_disk=True, batch=(8, 1))
+    names, calls = phases("lsm", tmp_path, has_disk=True, batch=(1, 8))
     assert names == [COLD, DEVICE, DEVICE, *(DISK_COLD, DISK_HOT) * 2]
     assert calls.count("ask") == 2 * len(names)
     # Nothing more is written after the first time: the disk is to have two prompts of two pages.
     assert {call for call in calls if call.startswith("wait")} == {"wait 256"}
 
 
-@pytest.mark.parametrize("plan", [FULL, LONG, QUICK])
+@pytest.mark.parametrize("plan", [FULL, LONG, LONGEST, QUICK])
 def test_every_number_of_clients_is_asked_of_enough_prompts(plan) -> None:
     asked = [clients for batch in _batches(plan, 1) for clients in batch]
     assert sorted(asked) == sorted(plan.clients)
