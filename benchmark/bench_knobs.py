@@ -38,6 +38,7 @@ from benchmark.publish.knobs import body
 
 KNOBS: Mapping[str, Sequence[Value]] = {
     **CHOICES,
+    "log.merge_max_runs": (2, 4, 8),
     "index.bloom_bits_per_key": (0, 5, 10, 15),
     "index.block_cache_bytes": (0, 16 * MIB, 64 * MIB, 256 * MIB),
 }

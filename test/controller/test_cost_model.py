@@ -98,6 +98,32 @@ def test_merging_pays_where_scattered_pages_are_read_again():
     assert gain(often) > 0 > gain(once)
 
 
+def test_leveled_merging_copies_what_tiered_lets_be():
+    """Reads of 2 MiB in three runs, one after the other: few for tiered, too many for leveled."""
+    window, far = reads(again=0.9, extents_got=3 * 256.0), device(latency_s=5e-3)
+    one = with_value(BASE, "log.reader_threads", 1)
+    tiered, leveled, off = (
+        cost(window, one, far, log__merge_policy=policy) for policy in ("tiered", "leveled", "off")
+    )
+    assert leveled.read_s < tiered.read_s
+    assert leveled.background_s > tiered.background_s == 0.0
+    assert off == tiered
+    # A limit of two runs says the same; and going back brings back the runs.
+    assert cost(window, one, far, log__merge_max_runs=2) == leveled
+    merged = reads(again=0.9, extents_got=(3 * 0.1 + 0.9) * 256.0, bytes_merged=1e7)
+    tight = with_value(one, "log.merge_max_runs", 1)
+    assert cost(merged, tight, far).background_s > 0.0
+    assert cost(merged, tight, far, log__merge_max_runs=4).read_s == pytest.approx(tiered.read_s)
+
+
+def test_a_looser_limit_leaves_scattered_reads_alone():
+    layout = {"bytes_scattered": 0.5 * GIB, "extents_scattered": 8 * 256.0, "bytes_merged": 1e7}
+    window, far = reads(again=0.5, extents_got=8 * 256.0, **layout), device(latency_s=5e-3)
+    loose = cost(window, BASE, far, log__merge_max_runs=8)
+    assert loose.background_s == 0.0 < cost(window, BASE, far).background_s
+    assert loose.read_s >= cost(window, BASE, far).read_s
+
+
 def test_a_second_offer_pays_where_nobody_asks_again():
     once = writes(recompute_s_per_byte=1 / 1.3e9)
     assert cost(once, admission="second").total_s < cost(once).total_s

@@ -17,7 +17,9 @@ way), seconds a byte from `profile`, with the factors that live transfers gave i
             index's runs. Callers wait for it, and it is CPU
     cpu     own, and R and W times the CPU a byte of each kind, from `profile`
     merge   scattered bytes S become S * (1 - a), a = share of reads that read a page again; each
-            byte is read and written once more, at most `merge_bytes_per_s`
+            byte is read and written once more, at most `merge_bytes_per_s`. Reads are of two parts,
+            whole and scattered as the window saw them; each is copied together or not by its mean
+            number of runs against what `merge_policy` and `merge_max_runs` let be
     second  writes what is offered again, and loses the first hit of each page, computed anew and
             written then; of a page refused, the asking is left
     index   level 1 is rewritten each time level0_trigger memtables have come; below it are
@@ -99,6 +101,14 @@ class _Part(NamedTuple):
     calls: float
 
 
+class _Seen(NamedTuple):
+    """Reads a second of a window, in so many runs each."""
+
+    num_bytes: float
+    gets: float
+    runs: float
+
+
 class _Traffic(NamedTuple):
     """Bytes a second under the admission asked for."""
 
@@ -177,12 +187,67 @@ def _traffic(config: StoreConfig, used: StoreConfig, window: Window) -> _Traffic
 
 def _scattered(config: StoreConfig, used: StoreConfig, window: Window) -> float:
     """Return how many bytes a second are read scattered."""
-    seen, again = window.bytes_scattered, min(window.around.reuse.again, 0.95)
-    is_merging, was_merging = (c.log.merge_bytes_per_s > 0 for c in (config, used))
-    if is_merging == was_merging:
-        return seen
+    part, again = _seen(window)[1], _again(window)
+    is_merged, was_merged = (_is_merged(c, window, part) for c in (config, used))
+    if is_merged == was_merged:
+        return part.num_bytes
     # What merging leaves are the first reads of each page.
-    return seen * (1.0 - again) if is_merging else min(seen / (1.0 - again), window.bytes_got)
+    left = part.num_bytes * (1.0 - again)
+    return left if is_merged else min(part.num_bytes / (1.0 - again), window.bytes_got)
+
+
+def _whole_extents(config: StoreConfig, used: StoreConfig, window: Window) -> float:
+    """Return in how many runs a second lies what is not scattered."""
+    part, again = _seen(window)[0], _again(window)
+    is_merged, was_merged = (_is_merged(c, window, part) for c in (config, used))
+    runs = part.runs
+    if is_merged and not was_merged:
+        runs = runs * (1.0 - again) + again
+    elif was_merged and not is_merged:
+        runs = (runs - again) / (1.0 - again)
+    return runs * part.gets
+
+
+def _merged(config: StoreConfig, used: StoreConfig, window: Window) -> float:
+    """Return how many bytes a second are copied together: the first reads of pages."""
+    found, was_any, is_any = 0.0, False, False
+    for part in _seen(window):
+        is_merged, was_merged = (_is_merged(c, window, part) for c in (config, used))
+        was_any, is_any = was_any or was_merged, is_any or is_merged
+        if is_merged and not was_merged:
+            found += part.num_bytes * (1.0 - _again(window))
+    if not is_any:
+        # With the same settings, what was copied is what is copied.
+        return window.bytes_merged if config == used else 0.0
+    return found + (window.bytes_merged if was_any else 0.0)
+
+
+def _seen(window: Window) -> tuple[_Seen, _Seen]:
+    """Return the reads of a window that lay in few runs, and those that lay in too many."""
+    scattered = min(window.bytes_scattered, window.bytes_got)
+    extents = (window.extents_got - window.extents_scattered, window.extents_scattered)
+    whole, other = (
+        _Seen(num_bytes, gets, max(1.0, _per(runs, gets)))
+        for num_bytes, runs in zip((window.bytes_got - scattered, scattered), extents, strict=True)
+        for gets in [window.gets * _per(num_bytes, window.bytes_got)]
+    )
+    return whole, other
+
+
+def _is_merged(config: StoreConfig, window: Window, part: _Seen) -> bool:
+    """Return whether such reads are copied together, as `merge.is_due` has it."""
+    log = config.log
+    if part.num_bytes <= 0 or log.merge_bytes_per_s == 0 or log.merge_policy == "off":
+        return False
+    calls = math.ceil(_per(window.bytes_got, window.gets) / log.io_bytes)
+    if log.merge_policy == "leveled":
+        return part.runs > calls + 1
+    return part.runs > log.merge_max_runs * max(1.0, calls / 2)
+
+
+def _again(window: Window) -> float:
+    """Return the share of reads that read a page again, one that merging has reached."""
+    return min(window.around.reuse.again, 0.95)
 
 
 def read_transfers(
@@ -209,7 +274,8 @@ def _read_parts(config: StoreConfig, used: StoreConfig, window: Window) -> Itera
     """Yield what is read whole and what is read scattered."""
     scattered = min(_scattered(config, used, window), window.bytes_got)
     whole = window.bytes_got - scattered
-    whole_extents = max(window.extents_got - window.extents_scattered, window.gets * (whole > 0))
+    # What merging has made whole lies in one run a get, as most of the rest does.
+    whole_extents = max(_whole_extents(config, used, window), window.gets * (whole > 0))
     for num_bytes, extents in ((whole, whole_extents), (scattered, _extents(window, scattered))):
         if num_bytes > 0:
             gets = max(window.gets * num_bytes / window.bytes_got, 1e-9)
@@ -288,13 +354,9 @@ def _handovers(config: StoreConfig, used: StoreConfig, window: Window) -> float:
 def _merging(
     config: StoreConfig, used: StoreConfig, window: Window, profile: DeviceProfile
 ) -> Flow:
-    if config.log.merge_bytes_per_s == 0:
+    rate = min(_merged(config, used, window), config.log.merge_bytes_per_s)
+    if rate <= 0:
         return Flow(0.0, 0.0, 0.0)
-    if used.log.merge_bytes_per_s > 0:
-        rate = window.bytes_merged
-    else:
-        rate = _scattered(config, used, window)
-    rate = min(rate, config.log.merge_bytes_per_s)
     piece = window.bytes_scattered / max(window.extents_scattered, 1e-9)
     read = profile.speed("read_cold", piece or _LARGE, config.log.reader_threads)
     write = profile.speed("write_direct", _LARGE, config.log.reader_threads)

@@ -16,6 +16,7 @@ CHOICES: Mapping[str, Sequence[Value]] = {
     "log.reader_threads": (1, 2, 4, 8),
     "log.io_bytes": (256 * KIB, MIB, 4 * MIB, 16 * MIB),
     "log.merge_bytes_per_s": (0, 64 * MIB),
+    "log.merge_policy": ("leveled", "tiered"),
     "admission": ("first", "second"),
     "index.size_ratio": (4, 10, 20),
     "index.level0_trigger": (2, 4, 8),
@@ -93,7 +94,7 @@ def free_settings(config: StoreConfig, fixed: Collection[str]) -> dict[str, Sequ
         if setting in fixed or setting.partition(".")[0] in fixed:
             continue
         # A store opened without merging has no thread for it.
-        if setting == "log.merge_bytes_per_s" and config.log.merge_bytes_per_s == 0:
+        if setting.startswith("log.merge_") and config.log.merge_bytes_per_s == 0:
             continue
         own = value_of(config, setting)
         free[setting] = values if own in values else (*values, own)

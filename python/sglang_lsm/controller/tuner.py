@@ -192,7 +192,7 @@ class Tuner:
         """Enter what the window cost; go back to the settings of the start if it was too much."""
         config, opened = self._store.config, self._opened
         now = predict(config, config, window, self.profile)
-        then = predict(opened, config, window, self.profile)
+        then = now if config == opened else predict(opened, config, window, self.profile)
         self._ledger.enter(
             spent_s=now.total_s * window.seconds, would_s=then.total_s * window.seconds
         )
