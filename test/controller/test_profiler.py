@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import pytest
+from sglang_lsm.controller import profiler
 from sglang_lsm.controller.profile import KINDS
 from sglang_lsm.controller.profiler import (
     PROFILE_NAME,
@@ -47,6 +50,35 @@ def test_writes_are_measured_on_space_never_written_and_reads_on_data(tmp_path, 
     writes, rest = seen[: 2 * num_points], seen[2 * num_points :]
     assert writes == ["punch", "pwritev"] * num_points
     assert "punch" not in rest
+
+
+def test_cold_reads_are_measured_as_the_log_reads_what_is_not_in_the_page_cache(
+    tmp_path, monkeypatch
+):
+    """In one call each they took up to twice as long, and the model wished to go around it."""
+    seen = []
+    real = profiler.read_in_steps
+    monkeypatch.setattr(
+        profiler, "read_in_steps", lambda *call: seen.append(call[2]) or real(*call)
+    )
+    profile = measure_profile(LocalFileSystem(), tmp_path, SMALL)
+    assert len(seen) >= 2 * len([p for p in profile.points if p.kind == "read_cold"])
+
+
+def test_of_two_halves_the_faster_counts(tmp_path, monkeypatch):
+    real = profiler._Bench._move
+    calls = []
+
+    def move(self, *arguments):
+        point = real(self, *arguments)
+        calls.append(replace(point, bytes_per_s=float(len(calls))))
+        return calls[-1]
+
+    monkeypatch.setattr(profiler._Bench, "_move", move)
+    profile = measure_profile(LocalFileSystem(), tmp_path, SMALL)
+    slower = calls[0]
+    assert slower not in profile.points
+    assert calls[1] in profile.points
 
 
 def test_it_stops_when_told_and_leaves_nothing_behind(tmp_path):

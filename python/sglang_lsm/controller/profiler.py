@@ -20,6 +20,7 @@ from sglang_lsm.controller.profile import (
 )
 from sglang_lsm.errors import CorruptionError, UnavailableError
 from sglang_lsm.fs import File, FileSystem
+from sglang_lsm.tensorlog.segment import read_in_steps
 
 logger = logging.getLogger(__name__)
 
@@ -126,20 +127,35 @@ class _Bench:
         return DeviceProfile(tuple(points), sync_s=sync_s, handover_s=_handover_s())
 
     def _run(self, kind: Kind, size: int, depth: int, *, whole: bool = False) -> Point:
-        """Move the scratch file in random order until time is up, all of it if `whole`."""
+        """Move the scratch file in random order until time is up, all of it if `whole`.
+
+        Of two halves the faster counts: whoever else is about can only slow one down.
+        """
+        offsets = list(range(0, self.config.scratch_bytes - size + 1, size))
+        if whole:
+            return self._move(kind, size, depth, offsets, 60.0)
+        random.Random(size * depth).shuffle(offsets)
+        halves = [
+            self._move(kind, size, depth, offsets[i::2], self.config.seconds_a_point / 2)
+            for i in range(2)
+        ]
+        return max(halves, key=lambda point: point.bytes_per_s)
+
+    def _move(
+        self, kind: Kind, size: int, depth: int, offsets: Sequence[int], seconds: float
+    ) -> Point:
         if self.should_stop():
             raise UnavailableError("told to stop while the device was measured")
-        offsets = list(range(0, self.config.scratch_bytes - size + 1, size))
-        if not whole:
-            random.Random(size * depth).shuffle(offsets)
         file = self.direct if kind.endswith("direct") else self.buffered
-        deadline_s = time.perf_counter() + (60.0 if whole else self.config.seconds_a_point)
+        deadline_s = time.perf_counter() + seconds
 
         def lane(index: int) -> tuple[int, float]:
             page = self._memory[index * size : (index + 1) * size]
             started_s, num_bytes = time.thread_time(), 0
             for offset in offsets[index::depth]:
-                if kind.startswith("read"):
+                if kind == "read_cold":
+                    read_in_steps(file, [page], offset)
+                elif kind.startswith("read"):
                     file.preadv([page], offset)
                 else:
                     file.pwritev([page], offset)

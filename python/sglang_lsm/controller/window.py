@@ -48,6 +48,7 @@ class Window:
     write_transfer_cpu_s: float = 0.0
     pages_probed: float = 0.0
     pages_hit: float = 0.0
+    pages_evicted: float = 0.0
     bytes_merged: float = 0.0
     allocated_bytes: float = 0.0
     """At the end, not a rate; so is `num_pages`."""

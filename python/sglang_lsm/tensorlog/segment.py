@@ -122,21 +122,8 @@ class Segment:
         return self._file(direct=direct).preadv(buffers, offset)
 
     def read_in_steps(self, buffers: Sequence[memoryview], offset: int) -> int:
-        """Like `read` through the page cache, for what is not there yet.
-
-        One large read of a random place makes the kernel read ahead 8 MiB in small pieces of
-        memory. Small reads in a row let it find its pace: then it reads little more than asked, and
-        keeps it in large pieces, which are copied faster, now and at every later read.
-        """
-        try:
-            # The pace belongs to a descriptor: two readers of one look like random reads.
-            file = self._buffered.again()
-        except UnavailableError:
-            return self._buffered.preadv(buffers, offset)
-        try:
-            return _read_in_steps(file, buffers, offset)
-        finally:
-            file.close()
+        """Like `read` through the page cache, for what is not there yet."""
+        return read_in_steps(self._buffered, buffers, offset)
 
     def cached_bytes(self, offset: int, num_bytes: int) -> int | None:
         """Return how much of a range is in the page cache; None if the system cannot tell."""
@@ -238,6 +225,24 @@ class Segment:
             self._num_users = -1
         for file in files:
             file.close()
+
+
+def read_in_steps(file: File, buffers: Sequence[memoryview], offset: int) -> int:
+    """Read what is not in the page cache through it, as the log does; return the bytes read.
+
+    One large read of a random place makes the kernel read ahead 8 MiB in small pieces of memory.
+    Small reads in a row let it find its pace: then it reads little more than asked, and keeps it in
+    large pieces, which are copied faster, now and at every later read.
+    """
+    try:
+        # The pace belongs to a descriptor: two readers of one look like random reads.
+        own = file.again()
+    except UnavailableError:
+        return file.preadv(buffers, offset)
+    try:
+        return _read_in_steps(own, buffers, offset)
+    finally:
+        own.close()
 
 
 def _read_in_steps(file: File, buffers: Sequence[memoryview], offset: int) -> int:
