@@ -338,6 +338,25 @@ def test_refusing_ends_at_once_when_computing_gets_dearer_than_reading_back():
     assert "admission" in world.named("taken back")
 
 
+def test_an_io_mode_that_would_end_refusing_is_left_alone_where_refusing_saves_more():
+    """Read through the page cache, a hot set would cost less, and each new page a write more."""
+
+    def serve(world, tuner, seconds):
+        for _ in range(seconds):
+            world.fill(0.3)
+            world.second(read=0.2, hot=1.0)
+            tuner.step()
+
+    world = World(recompute_s_per_byte=1 / 2e9)
+    serve(world, world.tuner(), 40)
+    assert (world.config.admission, world.config.log.io_mode) == ("second", "auto")
+    assert "taken back" not in [event["event"] for event in world.events]
+    # Where the operator refuses them, it ends nothing.
+    world = World(config=with_value(BASE, "admission", "second"), recompute_s_per_byte=1 / 2e9)
+    serve(world, world.tuner(fixed={"admission"}), 40)
+    assert world.config.log.io_mode == "buffered"
+
+
 phases = st.lists(
     st.tuples(st.sampled_from(["fill", "hot", "scan"]), st.integers(1, 30)), min_size=3, max_size=8
 )

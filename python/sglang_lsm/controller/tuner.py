@@ -225,7 +225,7 @@ class Tuner:
         if not is_asked:
             return
         for is_advice in (False, True):
-            free = {name: values for name, values in self._allowed(phase).items()
+            free = {name: values for name, values in self._allowed(phase, window).items()
                     if (name == _ADMISSION and not is_safe) == is_advice}  # fmt: skip
             change = choose(
                 config, window, self.profile, free,
@@ -276,12 +276,28 @@ class Tuner:
             self._phase = _Phase(window, now_s)
         return self._phase
 
-    def _allowed(self, phase: _Phase) -> dict[str, list[Value]]:
-        return {
+    def _allowed(self, phase: _Phase, window: Window) -> dict[str, list[Value]]:
+        allowed = {
             name: [value for value in values if value not in phase.used.get(name, ())]
             for name, values in self._free.items()
             if name not in self._resting
         }
+        if "log.io_mode" in allowed:
+            modes = allowed["log.io_mode"]
+            allowed["log.io_mode"] = [mode for mode in modes if self._pays_unrefused(mode, window)]
+        return allowed
+
+    def _pays_unrefused(self, mode: Value, window: Window) -> bool:
+        """Return whether an I/O mode does not end that pages are refused, or pays even so."""
+        config, own = self._store.config, self._opened.admission
+        other = with_value(config, "log.io_mode", mode)
+        if config.admission == own or refusing_is_safe(
+            other, window, self.profile, is_refusing=True
+        ):
+            return True
+        both = with_value(other, _ADMISSION, own)
+        now, then = (predict(c, config, window, self.profile).total_s for c in (config, both))
+        return then <= now * (1.0 - self._policy.min_gain_share)
 
     def _check(self, trial: _Trial, now_s: float, stats: StoreStats) -> None:
         trial.num_windows += 1
