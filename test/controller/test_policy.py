@@ -78,13 +78,13 @@ def test_pages_may_be_refused_where_computing_costs_less_than_reading_back():
     assert not safe(0.0)
 
 
-def test_before_anything_was_read_a_checksum_is_what_reading_costs_beside_the_disk():
+def test_before_anything_was_read_a_byte_costs_as_much_beside_the_disk_as_one_put():
     around = replace(writes().around, recompute_s_per_byte=1 / 1.4e9)
     safe_with = {
-        check_s: refusing_is_safe(
-            BASE, writes(around=around, check_cpu_s=check_s), device(), is_refusing=False
+        own_s: refusing_is_safe(
+            BASE, writes(around=around, write_own_s=own_s), device(), is_refusing=False
         )
-        for check_s in (0.0, 0.1)
+        for own_s in (0.0, 0.1)
     }
     assert safe_with == {0.0: False, 0.1: True}
 

@@ -166,11 +166,11 @@ def refusing_is_safe(
 
 
 def _own_of_reads_s(window: Window) -> float:
-    """Return what a byte read costs beside moving it; where none was read, its checksum at least,
-    which a put pays as well."""
+    """Return what a byte read costs beside moving it; where none was read, as much as one put."""
     if window.bytes_got > 0:
         return window.read_own_s / window.bytes_got
-    return window.check_cpu_s / window.bytes_put if window.bytes_put > 0 else 0.0
+    own_s = max(0.0, window.write_own_s - window.ask_s)
+    return own_s / window.bytes_put if window.bytes_put > 0 else 0.0
 
 
 def switching_s(
