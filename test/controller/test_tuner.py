@@ -261,6 +261,24 @@ def test_where_phases_last_it_is_close_to_an_oracle_and_beats_each_static_settin
     assert tuned_s < 0.85 * min(map(sum, static))
 
 
+def test_what_was_kept_in_a_workload_like_this_needs_no_second_wish():
+    world = World()
+    tuner = world.tuner(fixed=set(CHOICES) - {"log.io_mode"})
+
+    def seconds_to_change():
+        before, started_s = len(world.named("changed")), world.now_s
+        while len(world.named("changed")) == before:
+            run(world, tuner, 1, read=0.3, hot=1.0)
+        found_s = world.now_s - started_s
+        run(world, tuner, 20, read=0.3, hot=1.0)
+        run(world, tuner, 20, write=0.3)
+        return found_s
+
+    first, second = seconds_to_change(), seconds_to_change()
+    assert world.named("kept").count("log.io_mode") >= 2
+    assert second == first - 1
+
+
 def test_an_idle_store_is_not_looked_at():
     world = World()
     run(world, world.tuner(), 20)

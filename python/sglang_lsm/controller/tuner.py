@@ -1,16 +1,18 @@
 """Looks, decides, acts, and checks: one change at a time, taken back when it made things worse.
 
-A change needs the same wish in two windows of one workload, unless it cannot lose. After it, one
-window is left to settle and two are measured; then it is kept or taken back. While the workload
-stays the same, no setting returns to a value that it had before, so that noise cannot make it
-swing, and where four windows in a row wished for nothing, each fourth is asked from then on; after
-a change that did not help, the setting rests, twice as long each time. Second-use admission cannot
-be taken back: it is only advised, in the decision log, unless refusing a page cannot lose anything.
-Once all of it has cost more than it earned (`Ledger`), the settings of the start come back.
+A change needs the same wish in two windows of one workload, unless it cannot lose or was kept the
+last time that a workload like this one wished for it. After it, one window is left to settle and
+two are measured; then it is kept or taken back. While the workload stays the same, no setting
+returns to a value that it had before, so that noise cannot make it swing, and where four windows in
+a row wished for nothing, each fourth is asked from then on; after a change that did not help, the
+setting rests, twice as long each time. Second-use admission cannot be taken back: it is only
+advised, in the decision log, unless refusing a page cannot lose anything. Once all of it has cost
+more than it earned (`Ledger`), the settings of the start come back.
 """
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Protocol
@@ -46,6 +48,7 @@ _FIRST_REST, _MAX_REST = 4, 256
 _MIN_CALLS = 8
 _ADMISSION = "admission"
 _MAX_WINDOWS_WITHOUT_WORK = 20
+_NUM_REMEMBERED = 32
 
 
 class Tunable(Protocol):
@@ -82,6 +85,7 @@ class _Trial:
     change: Change
     before: StoreConfig
     profile: DeviceProfile
+    wished_in: Window
     bias: float
     """Measured over predicted waiting time before the change."""
     num_windows: int = 0
@@ -152,6 +156,8 @@ class Tuner:
         self._rest: dict[str, int] = {}
         self._resting: dict[str, int] = {}
         """Windows for which a setting is left alone."""
+        self._past: deque[tuple[str, Value, Window, bool]] = deque(maxlen=_NUM_REMEMBERED)
+        """Setting and value of changes that were judged, in which workload, and whether kept."""
         store.watch(self._trace)
 
     def step(self) -> None:
@@ -232,15 +238,24 @@ class Tuner:
                 age_s=now_s - phase.started_s, policy=self._policy,
             )  # fmt: skip
             is_due = phase.wants(change, is_advice=is_advice)
-            if change is not None:
-                phase.num_calm = 0
-            if change is None or not is_due:
+            if change is None:
+                continue
+            phase.num_calm = 0
+            if not is_due and (is_advice or not self._has_proved(change, window)):
                 continue
             if is_advice:
                 self._note("advised", change, window)
             else:
                 self._act(change, window, bias)
             phase.used.setdefault(change.setting, set()).update((change.old, change.new))
+
+    def _has_proved(self, change: Change, window: Window) -> bool:
+        """Return whether this change was kept the last time that a workload like this one wished
+        for it."""
+        for setting, value, seen, was_kept in reversed(self._past):
+            if (setting, value) == (change.setting, change.new) and not is_shift(seen, window):
+                return was_kept
+        return False
 
     def _stops_refusing_in_time(self, window: Window, cost: Cost) -> bool:
         """Return whether pages may be refused; no longer do it where they may not."""
@@ -263,7 +278,8 @@ class Tuner:
         if self._mode == "observe":
             self._note("would change", change, window)
             return
-        trial = _Trial(change, self._store.config, self.profile, bias=min(max(bias, 0.25), 4.0))
+        bias = min(max(bias, 0.25), 4.0)
+        trial = _Trial(change, self._store.config, self.profile, window, bias)
         # Unless the store takes it, the setting rests, so that it is not asked each second.
         self._resting[change.setting] = _FIRST_REST
         self._store.tune(change.config)
@@ -334,6 +350,7 @@ class Tuner:
             self._resting[name] = rest
             self._rest[name] = min(_MAX_REST, rest * 2)
         self._trial = None
+        self._past.append((name, trial.change.new, trial.wished_in, verdict == "kept"))
         if self._phase is not None:
             # The change alone may have altered what a window looks like.
             self._phase.window = window
