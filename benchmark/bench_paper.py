@@ -19,7 +19,7 @@ room in the host to read into.
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -77,10 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     plan = plan_of(options)
     facts = machine_facts(Path(__file__).parent)
-    records: list[dict[str, object]] = []
     # The stages before an interrupt or a failure are told all the same.
-    job = [lambda: measure(plan, options.rows, records, seed=options.seed)]
-    _, ended_early = collect(job, (ServerError, models.ModelError))
+    job = partial(measure, plan, options.rows, seed=options.seed)
+    records, ended_early = collect([job], (ServerError, models.ModelError))
     if ended_early:
         print(f"bench paper: {ended_early}", file=sys.stderr)
     if not records:
@@ -113,10 +112,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
     )
 
 
-def measure(
-    plan: Plan, names: Sequence[str], records: list[dict[str, object]], *, seed: int
-) -> list[None]:
-    """Ask every stage of every row; add one record a row and stage.
+def measure(plan: Plan, names: Sequence[str], *, seed: int) -> Iterator[dict[str, object]]:
+    """Ask every stage of every row; yield one record a row and stage.
 
     Raises:
         ServerError: a server failed.
@@ -152,10 +149,9 @@ def measure(
                     load = closed_loop(server, stage.prompts, num_clients=NUM_CLIENTS)
                     place = {"row": name, "prompt_tokens": length, "stage": number}
                     place["cpu_s"] = server.cpu_s() - before_s
-                    records.append(place | _record(stage, load, folder, budget_bytes))
+                    yield place | _record(stage, load, folder, budget_bytes)
     finally:
         shutil.rmtree(HOME, ignore_errors=True)
-    return []
 
 
 def _record(stage: Stage, load: Load, folder: Path, budget_bytes: int) -> dict[str, object]:

@@ -17,7 +17,7 @@ round: what a store can change.
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,14 +91,13 @@ def main() -> None:
         sys.exit(f"bench ttft: {ended_early}")
 
 
-def measure_model(model: str, plan: Plan) -> list[Sample]:
-    """Start all rows on one model, run all rounds, stop them."""
+def measure_model(model: str, plan: Plan) -> Iterator[Sample]:
+    """Start all rows on one model, yield what each round finds, stop them."""
     directory = models.smollm2() if model == "smollm2" else models.random_llama(models.KV_HEAVY)
     lengths = plan.lengths[model]
     prompts = Prompts(directory, real_text=model == "smollm2")
     shutil.rmtree(HOME, ignore_errors=True)
     HOME.mkdir(parents=True)
-    samples: list[Sample] = []
     with ExitStack() as stack:
         # The longest prompt and its answer fit the device; two of them do not.
         pool_tokens = max(lengths) + 8 * PAGE_SIZE
@@ -112,9 +111,8 @@ def measure_model(model: str, plan: Plan) -> list[Sample]:
                 order = rows[number % len(rows) :] + rows[: number % len(rows)]
                 found = [s for row in order for s in ask_row(row, prompt, other)]
                 check_answers(found)
-                samples += [s.in_round(model, number) for s in found if number]
+                yield from (s.in_round(model, number) for s in found if number)
     shutil.rmtree(HOME)
-    return samples
 
 
 def ask_row(row: RunningRow, prompt: Sequence[int], other: Sequence[int]) -> list[Sample]:
