@@ -74,7 +74,7 @@ STEPS = (
     Step("load-long", module="load", full=("--long",), full_only=True),
     Step("load-16k", module="load", full=("--16k",), full_only=True),
     Step("agent", needs_text=True, quick_limit_s=300, sessions=bench_agent.SESSIONS),
-    Step("outside", quick_limit_s=420),
+    Step("outside", quick_limit_s=360),
     Step("controller", quick_limit_s=240),
     Step("overhead"),
     Step("model", quick_limit_s=300),

@@ -1,15 +1,15 @@
 """What other people's tools print about a server with each disk tier, unmodified.
 
-    scripts/bench outside --quick           about 5 minutes, and once 1.3 GB of tools
-    scripts/bench outside --json FILE       the same on SmolLM2
+    scripts/bench outside --quick           about 3 minutes, and once 1.3 GB of tools
+    scripts/bench outside --json FILE       about 9 minutes, on SmolLM2
 
 `python -m sglang.benchmark.serving --dataset-name generated-shared-prefix --cache-report` asks the
 same prompts twice: with nothing cached, and after device and host were emptied, so that what is
 cached comes from disk. Beside its figures stand the ones that the server reports itself. It needs
 the package `datasets`, which is fetched once into `.cache/outside`, apart from everything else.
 
-`cache-pressure` and `aiperf` drive a server of SmolLM2 with and without the disk tier, see
-`benchmark.outside_tools`. A tool that cannot be had is a row that says why.
+`cache-pressure` and `aiperf` drive a server of SmolLM2 with and without the disk tier (the quick
+form: with it), see `benchmark.outside_tools`. A tool that cannot be had is a row that says why.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ NEEDED = (
     "six==1.17.0",
 )
 ROWS = ("file tuned", "lsm")
-TOOL_ROWS = ("host", "lsm")
+TOOL_ROWS, QUICK_TOOL_ROWS = ("host", "lsm"), ("lsm",)
 PAGE_SIZE, CLIENTS = 64, 4
 _BUDGET_BYTES = 8 * 10**9
 # Its prompts are words that become more tokens than were asked for.
@@ -84,11 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = QUICK if options.quick else FULL
     facts = machine_facts(Path(__file__).parent)
     asked = QUICK_ASKED if options.quick else FULL_ASKED
+    tool_rows = QUICK_TOOL_ROWS if options.quick else TOOL_ROWS
     errors = (OutsideError, ServerError, models.ModelError)
     runs, wrong = collect([lambda name=name: measure(plan, name) for name in options.rows], errors)
     tools: list[dict[str, object]] = []
     if wrong != INTERRUPTED:
-        jobs = [lambda name=name: measure_tools(asked, name) for name in TOOL_ROWS]
+        jobs = [lambda name=name: measure_tools(asked, name) for name in tool_rows]
         tools, also_wrong = collect(jobs, errors)
         wrong = "; ".join(text for text in (wrong, also_wrong) if text)
     if wrong:
@@ -111,8 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if wrong or any("failed" in run for run in tools) else 0
 
 
-def measure_tools(asked: outside_tools.Asked, name: str) -> list[dict[str, object]]:
-    """Start one row of SmolLM2, let each tool drive it, and return their figures and the server's.
+def measure_tools(asked: outside_tools.Asked, name: str) -> Iterator[dict[str, object]]:
+    """Start one row of SmolLM2, let each tool drive it, and yield their figures and the server's.
 
     Raises:
         ServerError: the server failed.
@@ -127,7 +128,6 @@ def measure_tools(asked: outside_tools.Asked, name: str) -> list[dict[str, objec
         *pool_flags(PAGE_SIZE, pool_tokens=pool_tokens + 4 * PAGE_SIZE, host_ratio=2.0),
         *disk_flags(name, data, budget_bytes=_BUDGET_BYTES, wait_complete=True),
     ]
-    found: list[dict[str, object]] = []
     try:
         log = HOME / "server.log"
         with Server.start(model, flags, log=log, env=disk_environment(data)) as server:
@@ -144,11 +144,10 @@ def measure_tools(asked: outside_tools.Asked, name: str) -> list[dict[str, objec
                     run["failed"] = str(error)
                 after = _counts(server)
                 run["ours"] = {key: after[key] - before[key] for key in after}
-                found.append(run)
+                yield run
                 server.flush_cache()
     finally:
         shutil.rmtree(HOME, ignore_errors=True)
-    return found
 
 
 def fetch() -> None:
@@ -170,8 +169,8 @@ def fetch() -> None:
     scratch.rename(PACKAGES)
 
 
-def measure(plan: Plan, name: str) -> list[dict[str, object]]:
-    """Start one row, let the tool ask twice, and return both runs.
+def measure(plan: Plan, name: str) -> Iterator[dict[str, object]]:
+    """Start one row, let the tool ask twice, and yield both runs.
 
     Raises:
         OutsideError, ServerError.
@@ -188,7 +187,6 @@ def measure(plan: Plan, name: str) -> list[dict[str, object]]:
         *pool_flags(PAGE_SIZE, pool_tokens=_TOKENS_PER_WORD * asked),
         *disk_flags(name, data, budget_bytes=_BUDGET_BYTES, wait_complete=True),
     ]
-    runs: list[dict[str, object]] = []
     try:
         log = HOME / "server.log"
         with Server.start(model, flags, log=log, env=disk_environment(data)) as server:
@@ -198,11 +196,10 @@ def measure(plan: Plan, name: str) -> list[dict[str, object]]:
                 theirs = run_tool(plan, server, model)
                 after = _counts(server)
                 ours = {key: after[key] - before[key] for key in after}
-                runs.append({"row": name, "phase": phase, "theirs": theirs, "ours": ours})
+                yield {"row": name, "phase": phase, "theirs": theirs, "ours": ours}
                 _empty(server, data)
     finally:
         shutil.rmtree(HOME, ignore_errors=True)
-    return runs
 
 
 def run_tool(plan: Plan, server: Server, model: Path) -> dict[str, object]:

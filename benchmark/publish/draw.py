@@ -10,6 +10,8 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 MARKERS = "osDv^<>Px*hd"
 _DPI = 90
@@ -56,6 +58,15 @@ def curve(axes: Axes, points: dict[float, float], label: str, number: int, *, bo
         else pyplot.colormaps["tab20b"]((number - _PLAIN_COLOURS) % 20),
         label=label,
     )
+
+
+def plain_log(*several: Axis) -> None:
+    """Make axes logarithmic with ticks written out; a range below a decade has several, too."""
+    for one in several:
+        one.axes.set(**{f"{one.axis_name}scale": "log"})
+        one.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        one.set_minor_formatter(NullFormatter())
 
 
 def sized_ticks(axes: Axes, sizes: list[int], names: list[str]) -> None:

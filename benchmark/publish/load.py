@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.harness import percentile, short, summarize, table
-from benchmark.publish.draw import canvas, curve
+from benchmark.publish.draw import canvas, curve, plain_log
 from benchmark.publish.reports import Loss, Report, Section
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
 
@@ -116,7 +116,7 @@ def plots(report: Report, stem: Path) -> list[Path]:
                     if (seconds := list(ttft(report, row, phase, clients).values()))
                 }
                 curve(one, points, f"{row}: {phase}", number, bold=row == OURS)
-            one.set_yscale("log")
+            plain_log(one.yaxis)
             one.set_xticks(_clients(report))
             one.set_xlabel("clients in a closed loop")
             one.set_ylabel(f"TTFT p{share * 100:.0f}, s (log)")

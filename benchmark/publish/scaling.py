@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from benchmark.harness import Summary, short, summarize, table
-from benchmark.publish.draw import canvas, curve
+from benchmark.publish.draw import canvas, curve, plain_log, sized_ticks
 from benchmark.publish.reports import Report, Section
 
 STUDIES = {
@@ -14,6 +14,11 @@ STUDIES = {
 }
 
 
+_ACROSS = {
+    "pages": "pages stored (log)",
+    "prompts": "prompt tokens (log)",
+    "clients": "threads that call at once (log)",
+}
 BEYOND = 10**8
 """Pages of a store that no benchmark here can fill."""
 
@@ -77,12 +82,21 @@ def plots(report: Report, stem: Path) -> list[Path]:
                 }
                 curve(axes[units.index(unit)], points, line, number, bold=False)
             for one, unit in zip(axes, units, strict=True):
-                one.set_xscale("log")
-                one.set_yscale("log")
-                one.set_xlabel(f"{study if study != 'prompts' else 'prompt tokens'} (log)")
+                places = _places(report, study)
+                if study == "pages":
+                    one.set_xscale("log")
+                    plain_log(one.yaxis)
+                else:
+                    plain_log(one.xaxis, one.yaxis)
+                    sized_ticks(one, places, [_short_count(x) for x in places])
+                one.set_xlabel(_ACROSS[study])
                 one.set_ylabel(f"{unit} (log)")
         files.append(path)
     return files
+
+
+def _short_count(number: int) -> str:
+    return f"{number >> 10}k" if number >= 1024 else str(number)
 
 
 def _point(report: Report, study: str, line: str, x: int) -> Summary | None:
