@@ -143,6 +143,7 @@ def plot_model(samples: Sequence[Sample], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     lengths = sorted({s.prompt_tokens for s in samples})
     canvas, axes = pyplot.subplots(figsize=(10, 4.5))
@@ -164,10 +165,13 @@ def plot_model(samples: Sequence[Sample], path: Path) -> None:
             label=f"{row}: {phase}",
         )
     axes.set_yscale("log")
-    axes.set_xticks(range(len(lengths)), [f"{n} tokens" for n in lengths])
-    axes.set_ylabel("time to first token, s")
+    axes.set_xticks(range(len(lengths)), [str(n) for n in lengths])
+    axes.set_ylabel("time to first token, s (log)")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("prompt tokens")
     axes.set_title(f"{samples[0].model}: median TTFT of a prompt seen before, min to max")
-    axes.legend(fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    axes.legend(fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     canvas.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(canvas)
 

@@ -1,6 +1,6 @@
 """Plots in one style, small enough to live in the repository."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 MARKERS = "osDv^<>Px*hd"
 _DPI = 90
 _PLAIN_COLOURS = 10
+_FEW_DECADES = 30
 
 
 @contextmanager
@@ -61,15 +62,17 @@ def curve(axes: Axes, points: dict[float, float], label: str, number: int, *, bo
 
 
 def plain_log(*several: Axis) -> None:
-    """Make axes logarithmic with ticks written out; a range below a decade has several, too."""
+    """Make axes with lines logarithmic, ticks written out, more in a decade where there are few."""
     for one in several:
+        low, high = one.get_data_interval()
+        few = high < _FEW_DECADES * low
         one.axes.set(**{f"{one.axis_name}scale": "log"})
-        one.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        one.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if few else (1, 3)))
         one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         one.set_minor_formatter(NullFormatter())
 
 
-def sized_ticks(axes: Axes, sizes: list[int], names: list[str]) -> None:
+def sized_ticks(axes: Axes, sizes: Sequence[float], names: Sequence[str]) -> None:
     """Put named ticks at `sizes` on a logarithmic x axis, and no others."""
     axes.set_xscale("log")
     axes.set_xticks(sizes, names)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.harness import Summary, best_of, round_ratios, short, summarize, table
-from benchmark.publish.draw import canvas, curve, sized_ticks
+from benchmark.publish.draw import canvas, curve, plain_log, sized_ticks
 from benchmark.publish.reports import Loss, Report, Section
 from benchmark.report import AGAINST, SPEED, Measured, Reasons, by_round, point_tables, ratio_table
 
@@ -74,7 +74,7 @@ def plots(report: Report, stem: Path) -> list[Path]:
                 points = _by_size(at_batch, figure, modes)
                 if points:
                     curve(one, points, label, number, bold=number == 0)
-            one.set_yscale("log")
+            plain_log(one.yaxis)
             sized_ticks(one, sizes, [_size(size) for size in sizes])
             one.set_title(name)
             one.set_xlabel("page size")

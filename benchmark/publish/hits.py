@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmark.bench_hitrate import OPTIMUM
 from benchmark.harness import table
-from benchmark.publish.draw import canvas, curve
+from benchmark.publish.draw import canvas, curve, sized_ticks
 from benchmark.publish.reports import Loss, Report, Section
 
 OURS = "lsm reuse"
@@ -86,7 +86,8 @@ def plots(report: Report, stem: Path) -> list[Path]:
         for number, policy in enumerate(_policies(report)):
             points = {share * 100: rate * 100 for share, rate in rates(report, policy).items()}
             curve(axes, points, policy, number, bold=policy in (OURS, OPTIMUM))
-        axes.set_xscale("log")
+        shares = sorted({row["share"] * 100 for row in report["results"]})
+        sized_ticks(axes, shares, [f"{share:g}" for share in shares])
         axes.set_xlabel("size, % of the distinct pages (log)")
         axes.set_ylabel("leading pages found, %")
     return [path]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmark.bench_index import COLUMNS
 from benchmark.harness import Summary, short, summarize, table
-from benchmark.publish.draw import canvas, curve
+from benchmark.publish.draw import canvas, curve, plain_log
 from benchmark.publish.reports import Loss, Report, Section
 
 OURS = "radix_path"
@@ -86,7 +86,7 @@ def plots(report: Report, stem: Path) -> list[Path]:
                 if points:
                     curve(one, points, label, number, bold=index == OURS)
             one.set_xscale("log")
-            one.set_yscale("log")
+            plain_log(one.yaxis)
             one.set_title(name)
             one.set_xlabel("entries (log)")
         axes[0].set_ylabel("us (log)")
