@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.bench_hitrate import OPTIMUM
+from benchmark.bench_hitrate import ENCODED, OPTIMUM, codec_line
 from benchmark.harness import table
 from benchmark.publish.draw import canvas, curve, sized_ticks
 from benchmark.publish.reports import Loss, Report, Section
@@ -50,8 +50,13 @@ def body(report: Report) -> str:
         f"{report['ideal_hits'] / asked:.2%} of {asked} pages. Columns: share of the distinct "
         f"pages.\n\n#### Hit rate: leading pages that are stored, %\n\n{table(head, hit_rows)}\n\n"
         f"#### Bytes written per byte hit\n\n{table(head, written_rows)}\n\n"
-        f"Checks failed: {', '.join(report['complaints']) or 'none'}."
+        f"{_codec(report)}Checks failed: {', '.join(report['complaints']) or 'none'}."
     )
+
+
+def _codec(report: Report) -> str:
+    blocks = report.get("codec_blocks")
+    return f"`{ENCODED}`: {codec_line(*blocks)}.\n\n" if blocks else ""
 
 
 def losses(report: Report) -> list[Loss]:
@@ -59,7 +64,7 @@ def losses(report: Report) -> list[Loss]:
     ours = rates(report, OURS)
     found = []
     for policy in _policies(report):
-        if policy in (OURS, OPTIMUM):
+        if policy in (OURS, ENCODED, OPTIMUM):
             continue
         lost = [
             f"{share:.0%}: {ours[share]:.2%}, theirs {rate:.2%}"

@@ -9,12 +9,16 @@ from collections import OrderedDict
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from sglang_lsm.encoding import SCARCE_SHARE
+from sglang_lsm.eviction import traits
+from sglang_lsm.eviction.encodable import choose_encodable
 from sglang_lsm.eviction.evictor import Evictor
 from sglang_lsm.eviction.page_table import PageTable
-from sglang_lsm.eviction.places import pack_place
+from sglang_lsm.eviction.places import length_units, pack_place
 from sglang_lsm.eviction.reuse_model import ReuseModel
 from sglang_lsm.eviction.row_index import Keys
 from sglang_lsm.eviction.traits import CLASS_MASK, NUM_CLASSES
+from sglang_lsm.format import BLOCK_BYTES
 from sglang_lsm.pages import NamespaceId
 
 from benchmark.replay.traces import Request
@@ -27,7 +31,8 @@ class Outcome(NamedTuple):
     """Leading pages that were stored."""
     found: int
     """Pages that were stored when their turn came, behind a gap or not."""
-    written: int
+    written: float
+    """What is written a second time in less room counts as a part of a page."""
 
 
 class Cache(Protocol):
@@ -37,17 +42,33 @@ class Cache(Protocol):
         """Serve one request."""
 
 
+class Room(NamedTuple):
+    """What a page takes, in blocks of 4 KiB."""
+
+    plain: int = 1
+    encoded: int = 0
+    """0: nothing is encoded."""
+
+
+PLAIN = Room()
+
+
 class LsmEvictor:
     """The page table and the policies of this project; a page is 4 KiB, so only the scale differs.
 
     Args:
-        capacity: pages.
+        capacity: plain pages.
         learn: with the reuse model, or leaf-first LRU.
         class_mask: bits of a page's class that the model sees, for ablations.
+        room: where pages are encoded, as many blocks as a real one takes. After each request all
+            are that may be: time enough is idle. When that is, and which, the store's code says.
     """
 
-    def __init__(self, capacity: int, *, learn: bool, class_mask: int = CLASS_MASK) -> None:
-        self._capacity = capacity
+    def __init__(
+        self, capacity: int, *, learn: bool, class_mask: int = CLASS_MASK, room: Room = PLAIN
+    ) -> None:
+        self._capacity, self._room = capacity, room
+        self._free = capacity * room.plain
         self.table = PageTable(capacity)
         model = _MaskedModel(class_mask) if learn else None
         self._evictor = Evictor(self.table, model)
@@ -59,16 +80,35 @@ class LsmEvictor:
         hashes = [self._hash(page) for page in pages[: self._capacity]]
         rows = self._evictor.touch(self._root, hashes)
         num_old = len(rows)
-        short = len(self.table) + len(hashes) - num_old - self._capacity
+        plain = self._room.plain
+        short = (len(hashes) - num_old) * plain - self._free
         if short > 0:
             keep = int(rows[-1]) if num_old else -1
             victims = self._evictor.victims(short, keep)
+            self._free += int(length_units(self.table.place[victims]).sum())
             self._evictor.remove(victims)
-            hashes = hashes[: len(hashes) - max(0, short - len(victims))]
-        places = np.full(len(hashes) - num_old, pack_place(0, 0, 4096), np.uint64)
+            hashes = hashes[: num_old + min(len(hashes) - num_old, self._free // plain)]
+        places = np.full(len(hashes) - num_old, self._place(plain), np.uint64)
         new = self._evictor.insert(self._root, hashes, num_old, places)
-        assert len(self.table) <= self._capacity
-        return Outcome(num_old, num_old, len(new))
+        self._free -= len(new) * plain
+        assert self._free >= 0
+        return Outcome(num_old, num_old, len(new) + self._encode())
+
+    def _encode(self) -> float:
+        """Encode what may be; return the plain pages that the bytes written would make."""
+        plain, encoded = self._room
+        if not encoded or self._free >= SCARCE_SHARE * self._capacity * plain:
+            return 0
+        everything = self._capacity * plain
+        rows = choose_encodable(self.table.view(), now=self._evictor.now, units=everything)
+        self.table.relocate(rows, np.full(len(rows), self._place(encoded), np.uint64))
+        traits.settle(self.table.traits, rows)
+        self._free += len(rows) * (plain - encoded)
+        return len(rows) * encoded / plain
+
+    @staticmethod
+    def _place(num_blocks: int) -> int:
+        return pack_place(1, 0, num_blocks * BLOCK_BYTES)
 
     def _hash(self, page: int) -> bytes:
         if page not in self._hashes:

@@ -8,11 +8,14 @@ import tarfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sglang_lsm.eviction.places import length_units
 
 from benchmark import bench_hitrate
 from benchmark.bench_hitrate import OPTIMUM, Result, capacity_of, complaints, replay
+from benchmark.publish import hits as hits_section
+from benchmark.publish.serving_promises import serving_promises
 from benchmark.replay import traces
-from benchmark.replay.caches import FileEvictor, LibCacheSim, LsmEvictor, Outcome, PageLru
+from benchmark.replay.caches import FileEvictor, LibCacheSim, LsmEvictor, Outcome, PageLru, Room
 from benchmark.replay.optimum import Optimum
 
 
@@ -169,6 +172,46 @@ def test_agent_form_shares_prefixes(tmp_path):
 def test_agent_sessions_at_once(tmp_path):
     requests = traces.load(agent_trace(tmp_path), sessions=2)
     assert [len(request) for request in requests] == [1, 1, 2, 2]
+
+
+@settings(deadline=None)
+@given(REQUESTS, st.integers(1, 20))
+def test_where_pages_are_encoded_their_bytes_hold(requests, capacity):
+    cache = LsmEvictor(capacity, learn=True, room=Room(16, 11))
+    ideal = traces.ideal_hits(requests)
+    assert replay("", cache, requests, 1.0).hits <= ideal
+    rows = cache.table.live_rows()
+    assert length_units(cache.table.place[rows]).sum() <= 16 * capacity
+    plenty = LsmEvictor(traces.num_distinct(requests), learn=True, room=Room(16, 11))
+    assert replay("", plenty, requests, 1.0).hits == ideal
+
+
+def test_encoded_pages_make_room_for_more():
+    """Requests in turn for one page more than fit: encoded, they all do."""
+    requests = [[page] for page in range(12)] * 8
+    plain = LsmEvictor(11, learn=False)
+    encoded = LsmEvictor(11, learn=False, room=Room(16, 11))
+    assert replay("", plain, requests, 1.0).hits == 0
+    result = replay("", encoded, requests, 1.0)
+    assert result.hits == 12 * 7
+    assert len(encoded.table) == 12
+    # A page that is written a second time counts as the part of a page that it takes.
+    assert 12 < result.written <= 12 * (1 + 11 / 16)
+
+
+def test_the_row_with_encoded_pages_says_what_was_measured(tmp_path, monkeypatch, capsys):
+    trace, output = tmp_path / "trace.jsonl", tmp_path / "figures.json"
+    rows = [{"timestamp": i, "hash_ids": [i % 7, 10 + i % 7]} for i in range(60)]
+    trace.write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(bench_hitrate, "measured_room", lambda: Room(360, 247))
+    assert bench_hitrate.main([os.fspath(trace), "--codec", "--json", os.fspath(output)]) == 0
+    report = json.loads(output.read_text())
+    assert report["codec_blocks"] == [360, 247]
+    assert bench_hitrate.ENCODED in {result["policy"] for result in report["results"]}
+    assert "247 blocks instead of 360, 0.686" in capsys.readouterr().out
+    assert "0.686" in hits_section.body(report)
+    promised = [p for p in serving_promises({"hitrate-x": report}) if "encoded" in p.what]
+    assert len(promised) == 3
 
 
 def test_runs_and_writes_its_figures(tmp_path, capsys):
