@@ -20,7 +20,7 @@ Index value: INDEX_VALUE. The store's own facts stand in the file `STORE`, one J
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
@@ -143,13 +143,11 @@ def page_checksum_seed(key: bytes) -> int:
     return xxhash.xxh3_64_intdigest(key)
 
 
-def page_checksum(key: bytes, pieces: Sequence[memoryview]) -> int:
-    """Return xxh3_64 over the pieces in order, seeded with the key."""
-    seed = page_checksum_seed(key)
-    if len(pieces) == 1:
-        return xxhash.xxh3_64_intdigest(pieces[0], seed)
-    state = xxhash.xxh3_64(seed=seed)
-    for piece in pieces:
+def page_checksum(key: bytes, pieces: Iterable[memoryview]) -> int:
+    """Return xxh3_64 over the pieces in order, seeded with the key; takes one after the other."""
+    left = iter(pieces)
+    state = xxhash.xxh3_64(next(left, b""), seed=page_checksum_seed(key))
+    for piece in left:
         state.update(piece)
     return state.intdigest()
 

@@ -57,10 +57,8 @@ def test_cold_reads_are_measured_as_the_log_reads_what_is_not_in_the_page_cache(
 ):
     """In one call each they took up to twice as long, and the model wished to go around it."""
     seen = []
-    real = profiler.read_in_steps
-    monkeypatch.setattr(
-        profiler, "read_in_steps", lambda *call: seen.append(call[2]) or real(*call)
-    )
+    real = profiler.read_filling
+    monkeypatch.setattr(profiler, "read_filling", lambda *call: seen.append(call[2]) or real(*call))
     profile = measure_profile(LocalFileSystem(), tmp_path, SMALL)
     assert len(seen) >= 2 * len([p for p in profile.points if p.kind == "read_cold"])
 

@@ -1,3 +1,6 @@
+import mmap
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from sglang_lsm.config import LogConfig
 from sglang_lsm.errors import UnavailableError
 from sglang_lsm.format import BLOCK_BYTES
 from sglang_lsm.tensorlog.log import TensorLog
-from support.fake_fs import FakeDisk
+from support.fake_fs import FakeDisk, FakeFile
 from support.page_maker import SEGMENT_BYTES, empty_pages, joined
 
 DIRECTORY = Path("/log")
@@ -151,6 +154,58 @@ def test_a_disk_that_does_not_answer_hides_pages_and_does_not_damage_them():
     assert read_back(log, keys, locations, pages) == ([False, False], [])
     disk.failing = set()
     assert read_back(log, keys, locations, pages) == ([True, True], [])
+    log.close()
+
+
+def aligned_pages(num_pages):
+    """Return keys, hash tails and pages that O_DIRECT takes, one block each."""
+    keys, tails, pages = pages_with([BLOCK_BYTES] * num_pages)
+    memory = memoryview(mmap.mmap(-1, num_pages * BLOCK_BYTES))
+    for i, page in enumerate(pages):
+        memory[i * BLOCK_BYTES : (i + 1) * BLOCK_BYTES] = page[0]
+        pages[i] = [memory[i * BLOCK_BYTES : (i + 1) * BLOCK_BYTES]]
+    return keys, tails, pages
+
+
+def test_a_header_does_not_wait_for_its_pages(monkeypatch):
+    log, header_is_there = open_log(FakeDisk(), io_bytes=BLOCK_BYTES), threading.Event()
+    write, num_pages = FakeFile.pwritev, []
+
+    def slow_pages(file, buffers, offset):
+        if bytes(buffers[0][:8]) == format.BATCH_MAGIC:
+            header_is_there.set()
+        elif bytes(buffers[0][:3]) == b"key":
+            assert header_is_there.wait(10)
+            num_pages.append(len(buffers))
+        write(file, buffers, offset)
+
+    monkeypatch.setattr(FakeFile, "pwritev", slow_pages)
+    keys, tails, pages = aligned_pages(2)
+    locations = log.append(keys, tails, pages)
+    assert num_pages == [1, 1]
+    assert read_back(log, keys, locations, pages).intact == [True, True]
+    log.close()
+
+
+def test_pages_under_way_are_waited_for_when_their_header_fails(monkeypatch):
+    """Their memory is the caller's again afterwards."""
+    log, num_written = open_log(FakeDisk(), io_bytes=BLOCK_BYTES), []
+    header_failed, write = threading.Event(), FakeFile.pwritev
+
+    def no_header(file, buffers, offset):
+        if bytes(buffers[0][:8]) == format.BATCH_MAGIC:
+            header_failed.set()
+            raise UnavailableError("no header")
+        if bytes(buffers[0][:3]) == b"key":
+            assert header_failed.wait(10)
+            time.sleep(0.05)
+            num_written.append(1)
+        write(file, buffers, offset)
+
+    monkeypatch.setattr(FakeFile, "pwritev", no_header)
+    with pytest.raises(UnavailableError, match="no header"):
+        log.append(*aligned_pages(3))
+    assert len(num_written) == 3
     log.close()
 
 

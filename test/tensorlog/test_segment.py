@@ -1,4 +1,3 @@
-import random
 from pathlib import Path
 
 import pytest
@@ -145,19 +144,16 @@ def test_a_reader_keeps_a_segment_open_that_is_deleted_under_it(disk):
         segment.read([out], BLOCK_BYTES, direct=False)
 
 
-@pytest.mark.parametrize("sizes", [[1], [4096] * 5, [200_000, 1, 131_072, 300_000], [131_072] * 3])
-@pytest.mark.parametrize("num_missing", [0, 1, 150_000])
-def test_reading_in_steps_is_reading(disk, sizes, num_missing):
-    file = disk.open(PATH, create=True)
-    stored = random.Random(1).randbytes(max(0, BLOCK_BYTES + sum(sizes) - num_missing))
-    file.pwritev([format.encode_segment_header(7)], 0)
-    file.pwritev([stored[BLOCK_BYTES:]], BLOCK_BYTES)
-    segment = Segment.open(disk, PATH, 7)
-    out = [memoryview(bytearray(size)) for size in sizes]
-    expected = [memoryview(bytearray(size)) for size in sizes]
-    num_read = segment.read(expected, BLOCK_BYTES, direct=False)
-    assert segment.read_in_steps(out, BLOCK_BYTES) == num_read
-    assert b"".join(out)[:num_read] == b"".join(expected)[:num_read]
+def test_what_fills_the_page_cache_has_a_descriptor_of_its_own_for_as_long_as_it_reads(disk):
+    segment = Segment.create(disk, PATH, 7, SEGMENT_BYTES)
+    segment.write([b"x" * BLOCK_BYTES], BLOCK_BYTES, direct=False)
+    with segment.reading("filling") as first, segment.reading("filling") as second:
+        assert first is not second
+        assert first.preadv([memoryview(bytearray(BLOCK_BYTES))], BLOCK_BYTES) == BLOCK_BYTES
+    with pytest.raises(AssertionError, match="closed file"):
+        first.preadv([memoryview(bytearray(BLOCK_BYTES))], BLOCK_BYTES)
+    with segment.reading("cached") as one, segment.reading("cached") as same:
+        assert one is same
 
 
 def test_without_another_descriptor_what_fills_the_page_cache_is_read_at_once(disk, monkeypatch):
@@ -169,5 +165,6 @@ def test_without_another_descriptor_what_fills_the_page_cache_is_read_at_once(di
 
     monkeypatch.setattr(FakeFile, "again", no_descriptor)
     out = memoryview(bytearray(BLOCK_BYTES))
-    assert segment.read_in_steps([out], BLOCK_BYTES) == BLOCK_BYTES
+    with segment.reading("filling") as file:
+        assert file.preadv([out], BLOCK_BYTES) == BLOCK_BYTES
     assert bytes(out) == b"x" * BLOCK_BYTES

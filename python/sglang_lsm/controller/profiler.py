@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from sglang_lsm.controller.profile import (
 )
 from sglang_lsm.errors import CorruptionError, UnavailableError
 from sglang_lsm.fs import File, FileSystem
-from sglang_lsm.tensorlog.segment import read_in_steps
+from sglang_lsm.tensorlog.page_reads import STEP_BYTES, arriving, cut
+from sglang_lsm.tensorlog.segment import at_own_pace
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class _Bench:
             started_s, num_bytes = time.thread_time(), 0
             for offset in offsets[index::depth]:
                 if kind == "read_cold":
-                    read_in_steps(file, [page], offset)
+                    read_filling(file, page, offset)
                 elif kind.startswith("read"):
                     file.preadv([page], offset)
                 else:
@@ -187,3 +188,12 @@ def _lanes(depth: int) -> Iterator[ThreadPoolExecutor]:
         # Threads that run already: their start is not the device's time.
         list(pool.map(lambda _: None, range(depth)))
         yield pool
+
+
+def read_filling(file: File, out: memoryview, offset: int) -> None:
+    """Read what is not in the page cache through it, as the log does."""
+    step_bytes = STEP_BYTES["filling"]
+    with at_own_pace(file) as own:
+        pieces = cut(out, step_bytes)
+        for _ in arriving(own, pieces, offset, step_bytes=step_bytes, timed=nullcontext):
+            pass

@@ -13,13 +13,10 @@ the memory of uses is bounded and coarse: by the place where a transfer begins.
 """
 
 import threading
-from typing import Literal
 
 from sglang_lsm.config import IoMode
-from sglang_lsm.tensorlog.segment import Segment
+from sglang_lsm.tensorlog.segment import ReadWay, Segment
 from sglang_lsm.tensorlog.transfer import Transfer
-
-ReadWay = Literal["direct", "cached", "filling"]
 
 _MAX_PLACES = 1 << 15
 """Remembered in each of two generations, some 100 bytes each."""

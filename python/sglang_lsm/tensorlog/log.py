@@ -1,14 +1,15 @@
 """The tensor log: segments, where the next batch goes, and moving pages in and out.
 
-A batch is reserved under a short lock and written outside it. The header of a batch is written
-after its pages have been handed to the system, and the index learns of them last, so that no
-location exists before the bytes do.
+A batch is reserved under a short lock and written outside it. The index learns of its pages last,
+so that no location exists before the bytes do. The header of a batch may reach the disk before its
+pages: after a crash in between they match no checksum.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +19,14 @@ from sglang_lsm.errors import CorruptionError, FormatVersionError, UnavailableEr
 from sglang_lsm.fs import FileSystem, available_memory_bytes
 from sglang_lsm.observability.spending import Spending
 from sglang_lsm.pages import Location, PageBuffer
-from sglang_lsm.tensorlog.encoded_pages import ReadRequest, Verdict, read_mixed
-from sglang_lsm.tensorlog.io_modes import IoModes, ReadWay
+from sglang_lsm.tensorlog.io_modes import IoModes
 from sglang_lsm.tensorlog.new_batch import NewBatch, Reservation, Seal
+from sglang_lsm.tensorlog.page_reads import STEP_BYTES, PageRow, ReadRequest
 from sglang_lsm.tensorlog.scratch import Scratch
-from sglang_lsm.tensorlog.segment import Segment, parse_segment_name, segment_name
+from sglang_lsm.tensorlog.segment import ReadWay, Segment, parse_segment_name, segment_name
 from sglang_lsm.tensorlog.transfer import (
     Transfer,
     fits_direct_io,
-    gather_read,
     gather_write,
     page_bytes,
     plan_transfers,
@@ -228,32 +228,15 @@ class TensorLog:
         Never raises for what is on the disk: a page that cannot be read is not intact. The content
         of `out` is undefined where a page is not intact.
         """
-        intact = [False] * len(keys)
-        damaged: list[int] = []
+        pages = ReadRequest(keys, locations, out, not self._config.unsafe_skip_checksums)
+        result = ReadResult([False] * len(keys), [])
         transfers = plan_transfers(locations, io_bytes=self._config.io_bytes)
 
         def run(transfer: Transfer) -> None:
-            if any(locations[i].flags for i in transfer.indices):
-                for i, verdict in self._read_encoded(transfer, keys, locations, out):
-                    intact[i] = verdict == "intact"
-                    if verdict == "damaged":
-                        damaged.append(i)
-                return
-            num_read = self._read_transfer(transfer, locations, out)
-            if num_read is None:
-                return
-            num_bytes = 0
-            for i in transfer.indices:
-                num_bytes += format.padded(locations[i].length)
-                intact[i] = num_bytes <= num_read and (
-                    self._config.unsafe_skip_checksums
-                    or format.page_checksum(keys[i], out[i]) == locations[i].checksum
-                )
-                if not intact[i]:
-                    damaged.append(i)
+            self._read_transfer(transfer, pages, result)
 
         self._workers.run_all([lambda t=t: run(t) for t in transfers])  # type: ignore[misc]
-        return ReadResult(intact, damaged)
+        return result
 
     def read_stored(self, locations: Sequence[Location], out: Sequence[PageBuffer]) -> list[bool]:
         """Read pages as they lie on the disk, encoded or not; return which came. None is verified.
@@ -261,13 +244,12 @@ class TensorLog:
         Args:
             out: of each page as many bytes as it takes there.
         """
-        came = [False] * len(locations)
-        for transfer in plan_transfers(locations, io_bytes=self._config.io_bytes):
-            left = self._read_transfer(transfer, locations, out, around_cache=True) or 0
-            for i in transfer.indices:
-                left -= format.padded(locations[i].length)
-                came[i] = left >= 0
-        return came
+        plain = [at._replace(flags=0) for at in locations]
+        pages = ReadRequest([b""] * len(plain), plain, out, verifies=False)
+        result = ReadResult([False] * len(plain), [])
+        for transfer in plan_transfers(plain, io_bytes=self._config.io_bytes):
+            self._read_transfer(transfer, pages, result, around_cache=True)
+        return result.intact
 
     def sync(self) -> None:
         """Make every page written so far durable, those of earlier processes included.
@@ -465,13 +447,18 @@ class TensorLog:
         ]
         # With several calls under way, checksums are computed while the device is busy.
         batch = new.describe(place, self._clock_ms())
-        raise_first(writes)
-        if still_valid is not None and not still_valid():
-            return None
+        if still_valid is not None:
+            raise_first(writes)
+            if not still_valid():
+                return None
         parts: list[memoryview | bytes] = [self._aligned(format.encode_batch_header(batch))]
         if is_one_call:
             parts += gather_write(zip(pages, new.lengths, strict=True))
-        self._write_parts(place.segment, parts, place.offset, direct=direct)
+        try:
+            # Alone behind its pages, a header would cost as long as half a MiB of them.
+            self._write_parts(place.segment, parts, place.offset, direct=direct)
+        finally:
+            raise_first(writes)
         if self._config.durability == "batch":
             place.segment.sync()
         else:
@@ -485,48 +472,37 @@ class TensorLog:
         with self.spending.transfer("write"):
             segment.write(parts, offset, direct=direct)
 
-    def _read_encoded(
-        self,
-        transfer: Transfer,
-        keys: Sequence[bytes],
-        locations: Sequence[Location],
-        out: Sequence[PageBuffer],
-    ) -> Iterator[tuple[int, Verdict]]:
-        scratch = self._scratch.take(transfer.num_bytes)
-        pages = ReadRequest(keys, locations, out, not self._config.unsafe_skip_checksums)
-        return read_mixed(self._read_transfer, transfer, pages, scratch)
-
     def _read_transfer(
         self,
         transfer: Transfer,
-        locations: Sequence[Location] | Mapping[int, Location],
-        out: Sequence[PageBuffer] | Mapping[int, PageBuffer],
+        pages: ReadRequest,
+        result: ReadResult,
         *,
         around_cache: bool = False,
-    ) -> int | None:
-        """Return the bytes read, or None when the disk gave no answer."""
+    ) -> None:
+        """Read and verify pages; those of which the disk gives no answer stay misses."""
         segment = self._segments.get(transfer.segment_id)
         if segment is None:
-            return None
-        pages = [(out[i], locations[i].length) for i in transfer.indices]
-        fits_direct = fits_direct_io(page for page, _ in pages)
-        scratch = memoryview(bytearray(format.BLOCK_BYTES))
+            return
+        row = PageRow.of(transfer, pages, self._scratch)
         with segment.in_use() as alive:
             if not alive:
-                return None
+                return
             try:
-                parts = gather_read(pages, scratch=scratch)
+                fits_direct = fits_direct_io(row.memory)
                 if around_cache and fits_direct and self._modes.writes_direct:
                     way: ReadWay = "direct"
                 else:
                     way = self._modes.way_to_read(segment, transfer, fits_direct=fits_direct)
-                with self.spending.transfer("read"):
-                    if way == "filling":
-                        return segment.read_in_steps(parts, transfer.offset)
-                    return segment.read(parts, transfer.offset, direct=way == "direct")
+                timed = partial(self.spending.transfer, "read")
+                with segment.reading(way) as file:
+                    step_bytes = STEP_BYTES.get(way, transfer.num_bytes)
+                    for i, verdict in row.read(file, step_bytes, timed):
+                        result.intact[i] = verdict == "intact"
+                        if verdict == "damaged":
+                            result.damaged.append(i)
             except UnavailableError as error:
                 logger.warning("cannot read pages, counted as misses. reason=%s", error)
-                return None
 
     def _aligned(self, header: bytes) -> memoryview:
         """Copy a header to this thread's memory that O_DIRECT accepts; valid until the next one."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from sglang_lsm import format
 from sglang_lsm.errors import CorruptionError, FormatVersionError, UnavailableError
@@ -18,7 +19,9 @@ from sglang_lsm.fs import File, FileSystem
 
 _NAME = re.compile(r"([0-9a-f]{8})\.seg")
 _SCAN_BYTES = 1 << 20
-_STEP_BYTES = 128 << 10
+
+ReadWay = Literal["direct", "cached", "filling"]
+"""Around the page cache; out of it; through it, so that it is there the next time."""
 
 
 def segment_name(segment_id: int) -> str:
@@ -121,9 +124,14 @@ class Segment:
         """Fill `buffers` from `offset`; return the bytes read."""
         return self._file(direct=direct).preadv(buffers, offset)
 
-    def read_in_steps(self, buffers: Sequence[memoryview], offset: int) -> int:
-        """Like `read` through the page cache, for what is not there yet."""
-        return read_in_steps(self._buffered, buffers, offset)
+    @contextmanager
+    def reading(self, way: ReadWay) -> Iterator[File]:
+        """Lend the descriptor for one transfer that goes `way`."""
+        if way == "filling":
+            with at_own_pace(self._buffered) as file:
+                yield file
+        else:
+            yield self._file(direct=way == "direct")
 
     def cached_bytes(self, offset: int, num_bytes: int) -> int | None:
         """Return how much of a range is in the page cache; None if the system cannot tell."""
@@ -227,35 +235,21 @@ class Segment:
             file.close()
 
 
-def read_in_steps(file: File, buffers: Sequence[memoryview], offset: int) -> int:
-    """Read what is not in the page cache through it, as the log does; return the bytes read.
+@contextmanager
+def at_own_pace(file: File) -> Iterator[File]:
+    """Lend another descriptor of a file, to read what is not in the page cache through it.
 
     One large read of a random place makes the kernel read ahead 8 MiB in small pieces of memory.
     Small reads in a row let it find its pace: then it reads little more than asked, and keeps it in
-    large pieces, which are copied faster, now and at every later read.
+    large pieces, which are copied faster, now and at every later read. The pace belongs to a
+    descriptor, and two readers of one look like random reads.
     """
     try:
-        # The pace belongs to a descriptor: two readers of one look like random reads.
         own = file.again()
     except UnavailableError:
-        return file.preadv(buffers, offset)
+        yield file
+        return
     try:
-        return _read_in_steps(own, buffers, offset)
+        yield own
     finally:
         own.close()
-
-
-def _read_in_steps(file: File, buffers: Sequence[memoryview], offset: int) -> int:
-    pieces = [b[i : i + _STEP_BYTES] for b in buffers for i in range(0, len(b), _STEP_BYTES)]
-    total, step, step_bytes = 0, list[memoryview](), 0
-    for i, piece in enumerate(pieces):
-        step.append(piece)
-        step_bytes += len(piece)
-        if step_bytes < _STEP_BYTES and i + 1 < len(pieces):
-            continue
-        num_read = file.preadv(step, offset + total)
-        total += num_read
-        if num_read < step_bytes:
-            break
-        step, step_bytes = [], 0
-    return total

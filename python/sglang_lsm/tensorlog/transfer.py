@@ -58,22 +58,6 @@ def plan_transfers(locations: Sequence[Location], *, io_bytes: int) -> list[Tran
     return transfers
 
 
-def gather_read(
-    pages: Iterable[tuple[PageBuffer, int]], *, scratch: memoryview
-) -> list[memoryview]:
-    """Return the pieces to read neighbouring pages into, each with its length.
-
-    `scratch`, a block, takes the padding.
-    """
-    buffers: list[memoryview] = []
-    for page, length in pages:
-        buffers.extend(page)
-        num_padding = -length % BLOCK_BYTES
-        if num_padding:
-            buffers.append(scratch[:num_padding])
-    return buffers
-
-
 def gather_write(pages: Iterable[tuple[PageBuffer, int]]) -> list[memoryview | bytes]:
     """Return the pieces to write neighbouring pages from, padding included.
 
