@@ -329,3 +329,15 @@ def test_a_page_with_the_digest_of_another_one_elsewhere_is_not_stored(bench, in
     bench.stored.update(list(zip(pages, locations, strict=True))[:num_stored])
     bench.dead.update(locations[num_stored:])
     check(bench)
+
+
+def test_touches_that_nobody_asks_for_are_told_before_they_take_much_memory():
+    bench = CatalogBench()
+    told = []
+    bench.catalog._rows.evictor.touch = lambda root, hashes: told.append(len(hashes))
+    path = path_of(NAMESPACES[0], (0,) * 100)
+    for _ in range(81):
+        bench.catalog.touch(path)
+    assert sum(told) == 4100
+    bench.catalog.note_touches()
+    assert sum(told) == 8100

@@ -99,6 +99,5 @@ class Merger:
         Raises:
             UnavailableError, CorruptionError: the index or the log failed; nothing is lost.
         """
-        keys = list(keycodec.encode(path))
-        old = map(format.decode_index_value, self._index.walk(keys))
-        return self._copier.copy(list(zip(keys, old, strict=False)))
+        old = map(format.decode_index_value, self._index.walk_path(path))
+        return self._copier.copy(list(zip(keycodec.encode(path), old, strict=False)))

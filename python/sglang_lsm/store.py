@@ -49,7 +49,7 @@ from sglang_lsm.holds import Hold, Holds, digests_of
 from sglang_lsm.index.healing import HealingIndex
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.index.rocks import RocksIndex
-from sglang_lsm.lookup import check_counts, missing_pages, num_current, num_present, stored_pages
+from sglang_lsm.lookup import check_counts, missing_pages, num_present, stored_pages
 from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.observability.counters import Counters, StoreStats
 from sglang_lsm.pages import (
@@ -265,10 +265,10 @@ class Store:
         """
         check_counts(path, out)
         with self._gate.entered(), self._log.spending.call("read"):
-            keys = list(keycodec.encode(path))
-            values = self._index.walk(keys)[: self._holds.num_unexpired(path)]
-            current = values[: num_current(self._log, path, values)]
+            values = self._index.walk_path(path)[: self._holds.num_unexpired(path)]
+            current = values[: num_present(self._log, values)]
             locations = [format.decode_index_value(value) for value in current]
+            keys = list(islice(keycodec.encode(path), len(locations)))
             num_fitting = next(
                 (
                     i
@@ -531,6 +531,7 @@ class Store:
     def _upkeep(self) -> None:
         """Do what is due now and then, on a thread of its own."""
         with self._gate.entered():
+            self._catalog.note_touches()
             self._expire()
         self._merge()
 
