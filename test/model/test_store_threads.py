@@ -1,4 +1,4 @@
-"""Readers, writers and a deleter at once, for a fixed number of calls: no wrong byte, no deadlock.
+"""Readers, writers, a deleter and an encoder at once, for a fixed number of calls: no wrong byte, no deadlock.
 
 The store is small, so that segments are evicted under the readers all the time. On the fake disk a
 call through a closed descriptor fails the test; on the real one that would hit another file.
@@ -48,7 +48,8 @@ class Crowd:
 
     def run(self, num_readers, num_writers, num_deleters, num_puts):
         roles = [self.write] * num_writers
-        others = [self.read] * num_readers + [self.delete] * num_deleters + [self.sync]
+        others = [self.read] * num_readers + [self.delete] * num_deleters
+        others += [self.sync, self.encode]
         writers, rest = (
             [threading.Thread(target=self._guarded, args=[role, i + base, num_puts], daemon=True)
              for i, role in enumerate(group)]
@@ -95,6 +96,10 @@ class Crowd:
             if stats.allocated_bytes > stats.quota_bytes:
                 self.failures.append("over the quota")
 
+    def encode(self, rng, num_puts):
+        while self._writing.is_set():
+            self.store._background.encoder.encode(100_000)
+
     def _guarded(self, role, number, num_puts):
         try:
             role(random.Random(self.seed + number), num_puts)
@@ -117,5 +122,7 @@ def test_many_threads_see_no_wrong_page(tmp_path, kind, num_puts):
     crowd.store.close()
     assert crowd.failures == [], f"seed={crowd.seed}"
     assert stats.pages_evicted > 0
+    assert stats.pages_encoded > 0 and stats.pages_decoded > 0
+    assert stats.pages_damaged == 0
     assert crowd.num_read > 0
     assert stats.puts_failed == 0
