@@ -10,6 +10,9 @@ The row `sim` is SGLang's simulator of a storage that takes no time and holds no
 store could beat. A cold prompt shares no page with any other, so the row with a tier against the
 one with the host tier alone is what a miss costs.
 
+With `--misses` only misses are asked for, more of them and one right after another, under both
+write policies (`benchmark.misses`).
+
 Load time is the TTFT of a disk hit minus that of the device hit of the same prompt in the same
 round: what a store can change.
 """
@@ -24,6 +27,7 @@ from pathlib import Path
 
 from benchmark import models
 from benchmark.harness import collect, machine_facts, print_facts, write_json
+from benchmark.misses import MISS_ROWS, ask_misses, misses_table
 from benchmark.prompts import Prompts
 from benchmark.serving import Reply, ServerError, has_gpu
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT, Sample, print_report
@@ -59,11 +63,14 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, help="rounds after the throw-away one")
     parser.add_argument("--model", choices=list(FULL.lengths), help="only this model")
+    parser.add_argument("--misses", action="store_true", help="only what new prompts cost")
     options = parser.parse_args()
     plan = QUICK if options.quick else FULL
     plan = Plan(options.rounds or plan.rounds, plan.lengths)
     facts = machine_facts(Path(__file__).parent)
     names = [options.model] if options.model else list(plan.lengths)
+    if options.misses:
+        sys.exit(print_misses(names, plan, options.json))
     try:
         samples, ended_early = collect(
             [lambda name=name: measure_model(name, plan) for name in names],
@@ -93,7 +100,7 @@ def main() -> None:
 
 def measure_model(model: str, plan: Plan) -> Iterator[Sample]:
     """Start all rows on one model, yield what each round finds, stop them."""
-    directory = models.smollm2() if model == "smollm2" else models.random_llama(models.KV_HEAVY)
+    directory = model_directory(model)
     lengths = plan.lengths[model]
     prompts = Prompts(directory, real_text=model == "smollm2")
     shutil.rmtree(HOME, ignore_errors=True)
@@ -113,6 +120,48 @@ def measure_model(model: str, plan: Plan) -> Iterator[Sample]:
                 check_answers(found)
                 yield from (s.in_round(model, number) for s in found if number)
     shutil.rmtree(HOME)
+
+
+def model_directory(name: str) -> Path:
+    """Return where a model of the plan lies. Raises ModelError."""
+    return models.smollm2() if name == "smollm2" else models.random_llama(models.KV_HEAVY)
+
+
+def print_misses(names: Sequence[str], plan: Plan, file: Path | None) -> str | None:
+    """Measure and tell what misses cost; return why it ended early, if it did."""
+    facts = machine_facts(Path(__file__).parent)
+    kept, ended_early = [], None
+    for name in names:
+        shutil.rmtree(HOME, ignore_errors=True)
+        HOME.mkdir(parents=True)
+        lengths = plan.lengths[name]
+        try:
+            directory = model_directory(name)
+            with ExitStack() as stack:
+                misses = ask_misses(
+                    start_rows(
+                        directory,
+                        HOME,
+                        rows=MISS_ROWS,
+                        pool_tokens=max(lengths) + 8 * PAGE_SIZE,
+                        stack=stack,
+                        progress=say,
+                    ),
+                    Prompts(directory, real_text=name == "smollm2"),
+                    lengths=lengths,
+                    rounds=plan.rounds,
+                    progress=say,
+                )
+        except (ServerError, models.ModelError) as error:
+            ended_early = f"bench ttft: {error}"
+            break
+        print(f"\n### {name}: misses\n\n{misses_table(misses)}")
+        kept += [{"model": name, **asdict(miss)} for miss in misses]
+    print_facts(facts)
+    if file:
+        write_json(file, {"machine": facts, "misses": kept, "ended_early": ended_early})
+    shutil.rmtree(HOME, ignore_errors=True)
+    return ended_early
 
 
 def ask_row(row: RunningRow, prompt: Sequence[int], other: Sequence[int]) -> list[Sample]:

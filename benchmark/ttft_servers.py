@@ -44,6 +44,16 @@ class Row:
         return {"SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": str(directory)}
 
 
+def lsm_flags(policy: str) -> Callable[[Path], Sequence[str]]:
+    """Return what gives a row our disk tier, from the directory that it may fill."""
+    return lambda directory: (
+        *("--kv-storage", "lsm", "--kv-storage-path", str(directory)),
+        *("--kv-storage-size", "24GB", "--kv-storage-write", policy),
+        *_HOST,
+        *_PREFETCH,
+    )
+
+
 ROWS = (
     Row(RECOMPUTE, lambda _: ("--disable-radix-cache",)),
     Row(HOST, lambda _: _HICACHE),
@@ -59,17 +69,8 @@ ROWS = (
         has_disk=True,
         is_right=False,
     ),
-    Row(
-        LSM,
-        lambda directory: (
-            *("--kv-storage", "lsm", "--kv-storage-path", str(directory)),
-            # As the file backend does: what is measured is reading, so all has to be on disk.
-            *("--kv-storage-size", "24GB", "--kv-storage-write", "through"),
-            *_HOST,
-            *_PREFETCH,
-        ),
-        has_disk=True,
-    ),
+    # Written as the file backend does: what is measured is reading, so all has to be on disk.
+    Row(LSM, lsm_flags("through"), has_disk=True),
 )
 
 
@@ -101,6 +102,7 @@ def start_rows(
     model: Path,
     directory: Path,
     *,
+    rows: Sequence[Row] = ROWS,
     pool_tokens: int,
     stack: ExitStack,
     progress: Callable[[str], None],
@@ -125,8 +127,8 @@ def start_rows(
         log, env = directory / f"{row.name}.log", row.environment(data)
         return Server.start(model, [*flags, *row.flags(data)], log=log, env=env)
 
-    servers = start_all([partial(start, row) for row in ROWS], stack)
+    servers = start_all([partial(start, row) for row in rows], stack)
     return [
         RunningRow(row, server, directory / row.name)
-        for row, server in zip(ROWS, servers, strict=True)
+        for row, server in zip(rows, servers, strict=True)
     ]

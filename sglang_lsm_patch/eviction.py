@@ -1,9 +1,9 @@
 """The way of a page from the host tier to disk, under the write policy `evict`.
 
 A page is written when its place is given up, or shortly before: the coldest are written ahead
-straight from the pool, so that giving them up costs nothing, and what has proved useful or has aged
-is written while the disk is idle. A page whose place is needed sooner is copied aside; where there
-is no room for that it is forgotten, and counted.
+straight from the pool, so that giving them up costs nothing, and what has aged is written while the
+disk is idle. A page whose place is needed sooner is copied aside; where there is no room for that
+it is forgotten, and counted.
 
 Writing straight from the pool takes no lock: the store asks, after it has taken the bytes and
 before they can be found, whether a page was given up meanwhile (`HostLedger.is_current`).
