@@ -29,7 +29,8 @@ class AheadQueue:
     def __init__(
         self, ledger: HostLedger, *, least_ready: int, worthwhile: Callable[[Pages], Pages]
     ) -> None:
-        """`num_ready` pages shall be free, or cold and clean, see `write_policy.write_ahead`.
+        """`num_ready` pages shall be free, or the coldest so many be clean, see
+        `write_policy.write_ahead`.
 
         Args:
             ledger: what is known about the pool.
@@ -38,7 +39,7 @@ class AheadQueue:
         """
         self._ledger, self._worthwhile = ledger, worthwhile
         self.num_ready = self._least_ready = least_ready
-        self._num_changed, self._ranked_free = 0, least_ready
+        self._num_changed = 0
         self._given_up = self._burst = 0
         self._waiting: Pages = np.empty(0, np.int64)
         self._warmth = np.empty(0)
@@ -65,8 +66,8 @@ class AheadQueue:
         if num_free >= self.num_ready:
             return self._waiting[:0]
         tolerance = max(1, self.num_ready // TOLERANCE)
-        if self._num_changed + max(0, self._ranked_free - num_free) >= tolerance:
-            self._rank(num_free)
+        if self._num_changed >= tolerance:
+            self._rank()
         if not len(self._waiting):
             return self._waiting
         ledger, pages = self._ledger, self._waiting
@@ -78,16 +79,17 @@ class AheadQueue:
 
     def _follow_bursts(self) -> None:
         given_up, self._given_up = self._given_up, 0
+        self._num_changed += given_up
         if given_up and self._least_ready:
             self._burst = max(given_up, self._burst - 1 - self._burst // FADE)
             before, most = self.num_ready, self._ledger.num_pages // 2
             self.num_ready = max(self._least_ready, min(self._burst, most))
             self._num_changed += max(0, self.num_ready - before)
 
-    def _rank(self, num_free: int) -> None:
+    def _rank(self) -> None:
         ledger = self._ledger
         self._waiting = write_policy.write_ahead(
-            ledger, num_free=num_free, num_ready=self.num_ready, max_pages=ledger.num_pages
+            ledger, num_ready=self.num_ready, max_pages=ledger.num_pages
         )
         self._warmth = ledger.warmth[self._waiting]
-        self._num_changed, self._ranked_free = 0, num_free
+        self._num_changed = 0

@@ -18,24 +18,22 @@ class Run:
     pages: Pages
 
 
-def write_ahead(ledger: HostLedger, *, num_free: int, num_ready: int, max_pages: int) -> Pages:
-    """Return pages to write so that `num_ready` can be given up without a copy.
+def write_ahead(ledger: HostLedger, *, num_ready: int, max_pages: int) -> Pages:
+    """Return pages to write so that the `num_ready` coldest can be given up without a copy.
 
-    Ready is what is free, and the coldest pages as far as they are clean. Pages outside of that
-    part of the pool are not written however much room there is: they may be hit again.
+    Pages outside of that part of the pool are not written however much room there is: they may be
+    hit again. What is free makes the part no smaller: the tree gives up whole nodes, also where
+    few pages are missing.
 
     Args:
-        num_free: of the host pool's pages.
         num_ready: how many shall be ready.
         max_pages: at most that many are returned, coldest first.
     """
-    wanted, warmth = num_ready - num_free, ledger.warmth
-    if wanted <= 0:
-        return np.empty(0, np.int64)
-    if wanted < len(warmth):
-        coldest = np.argpartition(warmth, wanted - 1)[:wanted]
+    warmth = ledger.warmth
+    if 0 < num_ready < len(warmth):
+        coldest = np.argpartition(warmth, num_ready - 1)[:num_ready]
     else:
-        coldest = np.arange(len(warmth))
+        coldest = np.arange(len(warmth) if num_ready else 0)
     dirty = coldest[ledger.state[coldest] == DIRTY]
     return dirty[np.argsort(warmth[dirty], kind="stable")][:max_pages]
 

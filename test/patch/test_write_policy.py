@@ -44,10 +44,7 @@ def ledger_of(facts):
 )
 def test_write_ahead_takes_the_dirty_among_the_coldest(facts, num_ready, max_pages):
     ledger = ledger_of(facts)
-    num_free = int(np.sum(ledger.state == FREE))
-    chosen = write_policy.write_ahead(
-        ledger, num_free=num_free, num_ready=num_ready, max_pages=max_pages
-    ).tolist()
+    chosen = write_policy.write_ahead(ledger, num_ready=num_ready, max_pages=max_pages).tolist()
 
     assert len(chosen) == len(set(chosen)) <= max_pages
     assert all(ledger.state[page] == DIRTY for page in chosen)
@@ -55,10 +52,10 @@ def test_write_ahead_takes_the_dirty_among_the_coldest(facts, num_ready, max_pag
     used = [page for page in range(len(facts)) if ledger.state[page] != FREE]
     for page in chosen:
         # Fewer than the wanted number of pages go before it, so it is within the cold part.
-        assert sum(warmth[other] < warmth[page] for other in used) < num_ready - num_free
+        assert sum(warmth[other] < warmth[page] for other in used) < num_ready
     if len(chosen) < max_pages:
         # Nothing was left out: with these written, the cold part holds no dirty page.
-        cold = sorted(used, key=lambda p: warmth[p])[: max(0, num_ready - num_free)]
+        cold = sorted(used, key=lambda p: warmth[p])[:num_ready]
         edge = warmth[cold[-1]] if cold else 0.0
         dirty = {p for p in cold if ledger.state[p] == DIRTY and warmth[p] < edge}
         assert dirty <= set(chosen)
@@ -109,7 +106,7 @@ def test_the_trunk_is_warmer_than_the_leaf():
     """The tree gives up leaves first, so that is where writing ahead has to start."""
     ledger = HostLedger(4)
     ledger.add(np.arange(4), PathPart(None, 0, NAMES[:4]), is_dirty=True, now_s=5.0)
-    chosen = write_policy.write_ahead(ledger, num_free=0, num_ready=2, max_pages=9)
+    chosen = write_policy.write_ahead(ledger, num_ready=2, max_pages=9)
     assert chosen.tolist() == [3, 2]
     behind = write_policy.aged(ledger, now_s=50.0, delay_s=1.0)
     assert write_policy.parents_first(ledger, behind).tolist() == [0, 1, 2, 3]
