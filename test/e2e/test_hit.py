@@ -66,6 +66,31 @@ def test_hit_after_flush(server, new_prompt, check_answer):
     check_answer(cold, prompt)
 
 
+@pytest.mark.parametrize("name", ["cache_salt", "extra_key"])
+def test_requests_with_a_name_of_their_own_hit_only_what_is_theirs(
+    server, new_prompt, check_answer, name
+):
+    """`extra_key` is also what SGLang keeps the requests of LoRA adapters apart by."""
+    prompt = new_prompt(1000)
+    ask_and_store(server, prompt)
+    body = {"input_ids": prompt, "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
+
+    def cached_tokens(value):
+        return server.post("/generate", {**body, name: value}).json()["meta_info"]["cached_tokens"]
+
+    for value in ("a", "b"):
+        before = int(server.metric("sglang:backuped_tokens_total"))
+        assert cached_tokens(value) == 0
+        server.wait_backed_up(before + 960)
+    for value in ("a", "b"):
+        server.flush_cache()
+        assert cached_tokens(value) == 960
+    server.flush_cache()
+    reply = ask(server, prompt)
+    assert reply.cached == Cached(disk=960)
+    check_answer(reply, prompt)
+
+
 def test_hit_after_eviction_from_device_and_host(server, new_prompt, check_answer):
     prompt = new_prompt(1000)
     cold = ask_and_store(server, prompt)

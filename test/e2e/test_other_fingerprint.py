@@ -87,6 +87,26 @@ def test_other_dtype(launcher, model, directory, stored_prompt):
     assert cold.output_ids == warm.output_ids
 
 
+def test_other_weights_while_serving(
+    launcher, model, directory, stored_prompt, other_model, check_answer
+):
+    """What was stored before `/update_weights_from_disk` is not found after it, nor the other way
+    round; a restart on the first weights finds what was theirs."""
+    server = launcher.serve(model, directory)
+    server.post("/update_weights_from_disk", {"model_path": str(other_model)})
+    cold = ask_and_store(server, stored_prompt)
+    server.flush_cache()
+    warm = ask(server, stored_prompt)
+    launcher.stop()
+    again = ask(launcher.serve(model, directory), stored_prompt)
+
+    assert cold.cached == Cached()
+    assert warm.cached == again.cached == Cached(disk=960)
+    assert cold.output_ids == greedy_answer(other_model, stored_prompt, ANSWER_TOKENS)
+    assert warm.output_ids == cold.output_ids
+    check_answer(again, stored_prompt)
+
+
 def engine_arguments(flags):
     """Turn flags with one value each into keyword arguments of `sgl.Engine`."""
     names = [flag.removeprefix("--").replace("-", "_") for flag in flags[::2]]
