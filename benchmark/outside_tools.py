@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmark.serving import Server, server_environment
 
-FETCH_TIMEOUT_S, RUN_TIMEOUT_S = 240.0, 150.0
+FETCH_TIMEOUT_S, RUN_TIMEOUT_S = 240.0, 200.0
 GUIDELLM = (
     "not run: guidellm 0.8.1 installs torch with its CUDA libraries, 6 GB beside the server's own; "
     "aiperf asks the same question"
