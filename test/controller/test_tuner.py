@@ -375,6 +375,17 @@ def test_an_io_mode_that_would_end_refusing_is_left_alone_where_refusing_saves_m
     assert world.config.log.io_mode == "buffered"
 
 
+def test_refusing_goes_on_where_only_what_was_refused_before_is_asked_for():
+    """Stopping does not bring it back. The model, which compares lasting states, wished to stop."""
+    world = World(recompute_s_per_byte=1 / 2e9)
+    tuner = world.tuner()
+    fill(world, tuner, 20)
+    for _ in range(20):
+        world.scan(0.3)
+        tuner.step()
+    assert "first" not in [event["new"] for event in world.events if event["event"] == "changed"]
+
+
 phases = st.lists(
     st.tuples(st.sampled_from(["fill", "hot", "scan"]), st.integers(1, 30)), min_size=3, max_size=8
 )

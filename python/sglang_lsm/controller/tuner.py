@@ -298,6 +298,11 @@ class Tuner:
             for name, values in self._free.items()
             if name not in self._resting
         }
+        # Only what is refused from now on can be a hit instead: what was, does not come back.
+        if self._store.config.admission != self._opened.admission and (
+            2 * window.bytes_refused < window.bytes_put
+        ):
+            allowed.pop(_ADMISSION, None)
         if "log.io_mode" in allowed:
             modes = allowed["log.io_mode"]
             allowed["log.io_mode"] = [mode for mode in modes if self._pays_unrefused(mode, window)]
