@@ -12,9 +12,29 @@ def test_a_table_is_taken_once_even_if_power_is_lost():
     disk = FakeDisk()
     disk.make_dir(STORE)
     keep_table(disk, STORE, b"a table")
-    assert take_table(disk, STORE) == b"a table"
+    kept = take_table(disk, STORE)
+    assert kept.take() == b"a table"
+    assert kept.take() is None
     disk.lose_power(1)
     assert take_table(disk, STORE) is None
+
+
+def test_a_table_of_another_index_is_not_kept_for_a_later_start():
+    disk = FakeDisk()
+    disk.make_dir(STORE)
+    keep_table(disk, STORE, b"a table")
+    assert take_table(disk, STORE, fits=False) is None
+    assert take_table(disk, STORE) is None
+
+
+def test_a_table_that_cannot_be_read_is_scanned_anew():
+    disk = FakeDisk()
+    disk.make_dir(STORE)
+    keep_table(disk, STORE, b"a table")
+    kept = take_table(disk, STORE)
+    disk.failing = {"preadv"}
+    assert kept.take() is None
+    assert kept.take() is None
 
 
 def test_no_table_is_left_where_there_is_none_or_the_disk_fails():

@@ -45,10 +45,6 @@ _CHUNK_ENTRIES = 4096
 """Entries of one step of a scan: what waits for the GIL waits for some ms."""
 
 
-def _none() -> None:
-    return None
-
-
 class _TableLock:
     """A lock that may be entered again, under which nothing that was to be told is left untold."""
 
@@ -288,7 +284,10 @@ class Catalog:
         return self._is_complete
 
     def load(
-        self, *, should_stop: Callable[[], bool], take_kept: Callable[[], bytes | None] = _none
+        self,
+        *,
+        should_stop: Callable[[], bool],
+        take_kept: Callable[[], bytes | memoryview | None] | None = None,
     ) -> int:
         """Fill the table from what the last close kept, or else by a scan of the index.
 
@@ -520,8 +519,10 @@ class Catalog:
             logger.warning("cannot give dead pages back. reason=%s", error)
 
 
-def _restored(take_kept: Callable[[], bytes | None]) -> tuple[PageTable, int] | None:
-    kept = take_kept()
+def _restored(
+    take_kept: Callable[[], bytes | memoryview | None] | None,
+) -> tuple[PageTable, int] | None:
+    kept = take_kept() if take_kept is not None else None
     if kept is None:
         return None
     try:

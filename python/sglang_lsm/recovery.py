@@ -1,33 +1,72 @@
 """What a store has left for its next start, and what that start makes of it."""
 
 import logging
+import mmap
 from pathlib import Path
 
 from sglang_lsm import format
 from sglang_lsm.directory import META_COMPLETE, TABLE_NAME
 from sglang_lsm.errors import UnavailableError
-from sglang_lsm.fs import FileSystem
+from sglang_lsm.fs import File, FileSystem
 from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.tensorlog.log import TensorLog
 
 logger = logging.getLogger(__name__)
 
 
-def take_table(fs: FileSystem, directory: Path) -> bytes | None:
+class KeptTable:
+    """The page table of the last clean close: its name is gone already, its bytes are read once."""
+
+    def __init__(self, file: File) -> None:
+        self._file: File | None = file
+
+    def take(self) -> memoryview | None:
+        """Return the bytes, or None where they cannot be read or were taken.
+
+        In memory of their own, which goes back to the system with the last reference: at 10^7 pages
+        they are the largest thing in memory at a start.
+        """
+        file, self._file = self._file, None
+        if file is None:
+            return None
+        try:
+            memory = memoryview(mmap.mmap(-1, max(1, file.size_bytes())))[: file.size_bytes()]
+            return memory[: file.preadv([memory], 0)]
+        except UnavailableError as error:
+            logger.warning("the page table is scanned anew. reason=%s", error)
+            return None
+        finally:
+            file.close()
+
+    def close(self) -> None:
+        """Do without. Idempotent."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def take_table(fs: FileSystem, directory: Path, *, fits: bool = True) -> KeptTable | None:
     """Return the page table of the last clean close, once: a second start gets None.
 
-    It fits the index of that moment; one that was made anew since needs a scan.
+    Args:
+        fits: whether the index is still that of then; one that was made anew needs a scan.
 
     Raises:
         UnavailableError: an I/O error.
     """
+    if TABLE_NAME not in fs.list_dir(directory):
+        return None
     place = directory / TABLE_NAME
-    content = fs.read(place)
-    if content is not None:
+    kept = KeptTable(fs.open(place, read_only=True)) if fits else None
+    try:
         # It holds for this moment only; a crash must not leave it to the next start.
         fs.unlink(place)
         fs.sync_dir(directory)
-    return content
+    except UnavailableError:
+        if kept is not None:
+            kept.close()
+        raise
+    return kept
 
 
 def keep_table(fs: FileSystem, directory: Path, content: bytes | None) -> None:

@@ -61,7 +61,7 @@ from sglang_lsm.pages import (
     StoredPage,
 )
 from sglang_lsm.periodic import Periodic
-from sglang_lsm.recovery import keep_table, rebuild_index, take_table
+from sglang_lsm.recovery import KeptTable, keep_table, rebuild_index, take_table
 from sglang_lsm.room import Room
 from sglang_lsm.tensorlog.log import TensorLog
 from sglang_lsm.tensorlog.paced import Pace, read_at_pace
@@ -441,11 +441,9 @@ class Store:
 
     def _fill_catalog(self, *, is_rebuilt: bool, is_behind: bool) -> None:
         """Begin to take the page table of the last close, or to scan the index for it."""
-        kept = [take_table(self._fs, self.directory)]
-        if is_rebuilt:
-            kept = [None]
-        is_known = kept[0] is not None
-        load = partial(self._load_catalog, kept.pop)
+        kept = take_table(self._fs, self.directory, fits=not is_rebuilt)
+        is_known = kept is not None
+        load = partial(self._load_catalog, kept)
         self._catalog.begin_loading()
         # What has to go at once shall go by worth, if that is known in half a second.
         if is_behind and not (is_known and self._room.num_bytes_over() > 0):
@@ -453,11 +451,12 @@ class Store:
         else:
             load()
 
-    def _load_catalog(self, take_kept: Callable[[], bytes | None]) -> None:
+    def _load_catalog(self, kept: KeptTable | None) -> None:
         try:
             with self._gate.entered():
                 dropped = self._catalog.load(
-                    should_stop=lambda: self._gate.is_closing, take_kept=take_kept
+                    should_stop=lambda: self._gate.is_closing,
+                    take_kept=kept.take if kept else None,
                 )
                 self._counters.add(pages_evicted=dropped)
         except ClosedError:
@@ -465,6 +464,9 @@ class Store:
         except StoreError as error:
             # Whole segments are evicted instead of pages, until the next start.
             logger.warning("the page table could not be filled. reason=%s", error)
+        finally:
+            if kept is not None:
+                kept.close()
 
     def merge(self, path: PagePath) -> int:
         """Copy the stored pages of the call next to each other; return how many bytes were copied.

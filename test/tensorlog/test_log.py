@@ -11,6 +11,7 @@ from sglang_lsm.config import LogConfig
 from sglang_lsm.errors import UnavailableError
 from sglang_lsm.format import BLOCK_BYTES
 from sglang_lsm.tensorlog.log import TensorLog
+from sglang_lsm.tensorlog.segment import Segment
 from support.fake_fs import FakeDisk, FakeFile
 from support.page_maker import SEGMENT_BYTES, empty_pages, joined
 
@@ -268,6 +269,24 @@ def test_reclaim_gives_back_what_is_preallocated_and_the_next_write_takes_it_aga
     assert not any(map(log.has_data, dead))
     assert again[0].segment_id == dead[0].segment_id
     assert read_back(log, keys, again, pages).intact == [True]
+    log.close()
+
+
+@pytest.mark.parametrize("was_closed", [True, False])
+def test_what_a_process_left_preallocated_is_given_back_and_a_sealed_log_is_not_read(
+    was_closed, monkeypatch
+):
+    disk = FakeDisk()
+    log = open_log(disk)
+    log.append(*pages_with([5000, 70_000]))
+    written = log._tail.end
+    if was_closed:
+        log.close()
+    num_scans, scan = [], Segment.batches
+    monkeypatch.setattr(Segment, "batches", lambda segment: num_scans.append(1) or scan(segment))
+    log = open_log(disk)
+    assert disk.used_bytes("*.seg") == log.allocated_bytes() == written
+    assert len(num_scans) == (0 if was_closed else 1)
     log.close()
 
 

@@ -47,7 +47,7 @@ def to_bytes(table: PageTable, now: int) -> bytes:
     return head + CHECKSUM.pack(xxhash.xxh3_64_intdigest(head)) + payload
 
 
-def from_bytes(data: bytes, capacity: int) -> tuple[PageTable, int]:
+def from_bytes(data: bytes | memoryview, capacity: int) -> tuple[PageTable, int]:
     """Return the table, with room for `capacity` pages at least, and the logical time.
 
     Raises:
@@ -55,8 +55,8 @@ def from_bytes(data: bytes, capacity: int) -> tuple[PageTable, int]:
         FormatVersionError: of a newer version.
     """
     # No copy: this may be the largest thing in memory at a start.
-    head, payload = data[: HEADER.size], memoryview(data)[HEADER.size + CHECKSUM.size :]
-    if len(data) < HEADER.size + CHECKSUM.size or not data.startswith(MAGIC):
+    head, payload = bytes(data[: HEADER.size]), memoryview(data)[HEADER.size + CHECKSUM.size :]
+    if len(data) < HEADER.size + CHECKSUM.size or not head.startswith(MAGIC):
         raise CorruptionError("not a checkpoint of the page table")
     if CHECKSUM.unpack_from(data, HEADER.size)[0] != xxhash.xxh3_64_intdigest(head):
         raise CorruptionError("header of the page table's checkpoint is damaged")

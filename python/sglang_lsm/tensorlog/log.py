@@ -140,6 +140,11 @@ class TensorLog:
 
     def _trim(self, segment: Segment) -> None:
         """Give back what the last segment had preallocated when its process ended."""
+        if segment.end < self._config.segment_bytes and segment.has_data(
+            segment.end - format.BLOCK_BYTES
+        ):
+            # Sealed when the log was closed: no need to read where each batch begins.
+            return
         end = format.BLOCK_BYTES
         for batch in segment.batches():
             end = max(end, batch.end)
