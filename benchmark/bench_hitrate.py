@@ -215,8 +215,8 @@ def _report(
         print(f"check failed: {line}")
     if not wrong:
         print(
-            "checks: no row of plain pages beats the optimum, whose pages are plain; page LRU agrees "
-            "with libcachesim's where both ran"
+            "checks: no row of plain pages beats the optimum, whose pages are plain; page LRU "
+            "agrees with libcachesim's where both ran"
         )
 
 

@@ -17,7 +17,9 @@ def test_the_youngest_that_have_waited_are_chosen_as_many_as_asked_for(paths, un
     ghosts = np.array([data.draw(st.integers(0, 3)) == 0 for _ in rows], np.bool_)
     table.relocate(rows[ghosts], np.zeros(np.count_nonzero(ghosts), np.uint64))
     chosen = choose_encodable(table.view(), now=now, units=units)
-    allowed = set(rows[~settled & ~ghosts].tolist())
+    num_stored = len(rows) - np.count_nonzero(ghosts)
+    waited = now - table.last[rows].astype(np.int64) >= num_stored // WAITING_SHARE
+    allowed = set(rows[~settled & ~ghosts & waited].tolist())
     assert set(chosen.tolist()) <= allowed and len(set(chosen.tolist())) == len(chosen)
     freed = length_units(table.place[chosen])
     assert freed.sum() >= min(units, len(allowed))

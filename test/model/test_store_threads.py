@@ -1,6 +1,6 @@
-"""Readers, writers, a deleter and an encoder at once, for a fixed number of calls: no wrong byte, no deadlock.
+"""Readers, writers, a deleter and an encoder at once: no wrong byte, no deadlock.
 
-The store is small, so that segments are evicted under the readers all the time. On the fake disk a
+For a fixed number of calls. The store is small, so that segments are evicted under the readers all the time. On the fake disk a
 call through a closed descriptor fails the test; on the real one that would hit another file.
 """
 
