@@ -381,13 +381,17 @@ def start_all(starts: Sequence[Callable[[], Server]], stack: contextlib.ExitStac
     """
     _end_like_an_interrupt()
     with ThreadPoolExecutor(AT_ONCE) as starters:
-        jobs = [starters.submit(start) for start in starts]
+        jobs = []
         try:
+            jobs += (starters.submit(start) for start in starts)
             return [stack.enter_context(job.result()) for job in jobs]
         except BaseException:
             for job in jobs:
                 job.cancel()
-            wait(jobs)
+            # `timeout` interrupts twice; who stops waiting here leaves servers behind.
+            while wait(jobs, timeout=0).not_done:
+                with contextlib.suppress(KeyboardInterrupt):
+                    wait(jobs)
             for job in jobs:
                 if not job.cancelled() and job.exception() is None:
                     stack.enter_context(job.result())

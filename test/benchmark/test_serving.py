@@ -221,6 +221,22 @@ def test_where_one_does_not_start_those_that_did_are_stopped():
     assert serving.start_all([], contextlib.ExitStack()) == []
 
 
+def test_a_second_interrupt_left_a_starting_server_behind():
+    """`timeout` sends its signal to the process and to its group."""
+    server, asked = Stoppable(), threading.Event()
+
+    def start():
+        for _ in range(2):
+            asked.wait(0.5)
+            os.kill(os.getpid(), signal.SIGINT)
+        asked.wait(0.5)
+        return server
+
+    with pytest.raises(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        serving.start_all([start], stack)
+    assert not server.is_up
+
+
 def test_time_on_the_scheduler_thread_is_what_the_log_says(tmp_path):
     log = tmp_path / "log"
     log.write_text(
