@@ -1,7 +1,8 @@
 """Readers, writers, a deleter and an encoder at once: no wrong byte, no deadlock.
 
-For a fixed number of calls. The store is small, so that segments are evicted under the readers all the time. On the fake disk a
-call through a closed descriptor fails the test; on the real one that would hit another file.
+For a fixed number of calls. The store is small, so that segments are evicted under the readers all
+the time. On the fake disk a call through a closed descriptor fails the test; on the real one that
+would hit another file.
 """
 
 import random
