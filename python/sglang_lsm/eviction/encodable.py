@@ -10,7 +10,7 @@ import numpy as np
 
 from sglang_lsm.eviction import traits
 from sglang_lsm.eviction.page_table import TableView
-from sglang_lsm.eviction.places import length_units
+from sglang_lsm.eviction.places import LENGTH_MASK, length_units
 from sglang_lsm.eviction.row_index import Rows
 
 WAITING_SHARE = 16
@@ -25,12 +25,16 @@ def choose_encodable(view: TableView, *, now: int, units: int) -> Rows:
 
     Cost: one pass over all rows.
     """
-    stored = np.flatnonzero(view.live() & (view.place != 0))
-    rows = stored[view.traits[stored] & traits.SETTLED == 0]
-    rows = rows[now - view.last[rows].astype(np.int64) >= len(stored) // WAITING_SHARE]
-    if not rows.size or units <= 0:
+    is_stored = view.live() & (view.place != 0)
+    latest = now - np.count_nonzero(is_stored) // WAITING_SHARE
+    if latest < 0 or units <= 0:
         return np.empty(0, np.int32)
-    num_needed = -(-units // max(1, int(length_units(view.place[rows]).min())))
+    is_left = is_stored & (view.traits & traits.SETTLED == 0) & (view.last <= np.uint32(latest))
+    rows = np.flatnonzero(is_left)
+    if not rows.size:
+        return np.empty(0, np.int32)
+    shortest = int((view.place[rows] & np.uint64(LENGTH_MASK)).min())
+    num_needed = -(-units // max(1, shortest))
     if num_needed < len(rows):
         rows = rows[np.argpartition(view.last[rows], -num_needed)[-num_needed:]]
     rows = rows[np.argsort(view.last[rows], kind="stable")[::-1]]
