@@ -1,8 +1,9 @@
 """Pages of real KV: what SmolLM2 keeps of real text, in the bytes that the host tier would hold.
 
 Computed in float32 by transformers from the text that `bench ttft` uses; other types are the same
-numbers rounded, as a server whose KV is of that type rounds them. A page is 64 tokens in SGLang's
-layout `page_first`: K, then V, each `[token, layer, head, dim]`.
+numbers rounded, as a server whose KV is of that type rounds them. A page is 64 tokens in the layout
+that the tier gives SGLang's host pool, `page_first_direct`: K, then V, each `[layer, token, head,
+dim]`.
 """
 
 from collections.abc import Mapping
@@ -33,14 +34,14 @@ def pages(num_pages: int) -> Mapping[str, Pages]:
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     with torch.no_grad():
         cache = model(torch.tensor([tokens]), use_cache=True, logits_to_keep=1).past_key_values
-    # K or V, token, layer, head, dim.
+    # K or V, layer, token, head, dim.
     kv = torch.stack(
         [
-            torch.stack([getattr(layer, name)[0].transpose(0, 1) for layer in cache.layers], dim=1)
+            torch.stack([getattr(layer, name)[0].transpose(0, 1) for layer in cache.layers])
             for name in ("keys", "values")
         ]
     )
-    by_page = kv.unflatten(1, (num_pages, PAGE_TOKENS)).transpose(0, 1).flatten(1)
+    by_page = kv.unflatten(2, (num_pages, PAGE_TOKENS)).movedim(2, 0).flatten(1)
     return {
         name: by_page.to(getattr(torch, name)).contiguous().view(torch.uint8).numpy()
         for name in DTYPES

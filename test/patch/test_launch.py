@@ -199,3 +199,10 @@ def test_engine_arguments_raise(tier, newer_store):
 
 def test_without_the_flag_engine_arguments_pass_through():
     assert launch.from_engine_arguments({"model_path": "m"}) == {"model_path": "m"}
+
+
+def test_the_codec_reaches_the_store(parse):
+    assert settings_of(parse())["log"]["codec"] == "off"
+    settings = settings_of(parse("--kv-storage-codec", "idle"))
+    assert settings["log"]["codec"] == "idle"
+    assert settings["operator_set"] == "log.codec"
