@@ -135,6 +135,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(num_pages=st.integers(1, 12), num_changes=st.integers(0, 12), seed=st.none() | seeds)
     def end_during_encode(self, num_pages, num_changes, seed):
         self.fill(num_pages)
+        # The process that made room for them is asked before it ends.
+        self.model.check()
         num_evicted = self.model.until_crash(num_changes, lambda: self.model.encode(1 << 20))
         if seed is None:
             self.model.kill()
