@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -165,7 +166,9 @@ def run(job: Job, folder: Path) -> str:
     (folder / f"{job.stem}.json").unlink(missing_ok=True)
     with (folder / f"{job.stem}.log").open("wb") as log:
         command = [sys.executable, "-m", job.module, *job.arguments]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        # Started in the background, this process may ignore interrupts; its children shall not.
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=heed)
         try:
             status = process.wait(job.limit_s)
         except subprocess.TimeoutExpired:

@@ -160,6 +160,15 @@ def test_sigterm_left_the_servers_of_a_benchmark_running(tmp_path, alive, monkey
     assert_ends(alive)
 
 
+@pytest.fixture
+def interruptible():
+    """Tests may run in the background, where shells have interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_a_process_is_made_left_it_running(tmp_path, alive, monkeypatch):
     """The signal came inside `Popen`, so that nobody knew the process that was to be ended."""
     popen = subprocess.Popen
@@ -221,6 +230,7 @@ def test_where_one_does_not_start_those_that_did_are_stopped():
     assert serving.start_all([], contextlib.ExitStack()) == []
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_left_a_starting_server_behind():
     """`timeout` sends its signal to the process and to its group."""
     server, asked = Stoppable(), threading.Event()
