@@ -11,6 +11,7 @@ core's slot headers and JSON checkpoints, so the row is the rival's upper bound.
 import os
 import select
 import sys
+import time
 from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -23,6 +24,7 @@ from benchmark.rivals.disk import allocated_bytes, drop_cached_pages, sync_file_
 from benchmark.rivals.interface import RivalUnavailableError, Space
 
 PINNED = ("lmcache==0.5.6", "lmcache-rust-raw-block-io==0.5.7rc2")
+_BEGIN_S = 0.1
 _DEFAULT_DIRECTORY = Path(__file__).resolve().parents[2] / ".cache" / "lmcache"
 _BLOCK_BYTES = 4096
 
@@ -74,6 +76,8 @@ class LmcacheFile:
 
     def close(self) -> None:
         """End its threads."""
+        # Closed before they have all begun to wait for work, it waits for one of them for ever.
+        time.sleep(_BEGIN_S)
         self._client.close()
 
     def _wait(self, batch: int) -> list[bool]:
