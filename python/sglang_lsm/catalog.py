@@ -37,8 +37,8 @@ from sglang_lsm.tensorlog.log import TensorLog
 
 logger = logging.getLogger(__name__)
 
-_MAX_TOUCHED = 4096
-"""Pages that touches may wait for: their hashes take 0.4 MB, telling the table some ms."""
+_MAX_TOUCHED = 512
+"""Pages whose touches may wait. Whoever comes next tells the table of them, in half a ms."""
 _CHUNK_KEYS = 1024
 """Keys of one index write: writes hold the GIL."""
 _CHUNK_ENTRIES = 4096

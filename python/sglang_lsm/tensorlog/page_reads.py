@@ -1,8 +1,9 @@
 """Reading the pages of one transfer, each verified as soon as its bytes are there.
 
-What was just copied from the page cache is still in the CPU's own cache: a checksum takes 24 GB/s
-and more there, and half of that or less from main memory. So such bytes come in steps that fit into
-that cache, and a page larger than a step is verified step by step.
+What fills the page cache comes in steps, and a page larger than a step is verified step by step,
+while its bytes are in the CPU's cache. What is copied out of the page cache comes in one call: with
+several threads reading, each further call costs a handover of the interpreter's lock, and that more
+than a checksum in a warm cache saves.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,9 @@ from sglang_lsm.tensorlog.scratch import Scratch
 from sglang_lsm.tensorlog.segment import ReadWay
 from sglang_lsm.tensorlog.transfer import Transfer, page_bytes
 
-STEP_BYTES: dict[ReadWay, int] = {"cached": 256 << 10, "filling": 128 << 10}
-"""Bytes of one system call, where a whole transfer in one is not best.
-
-"cached": an eighth of the second-level cache of a core here; 128 KiB is as fast, 512 KiB slower.
-"filling": what lets the kernel find its pace of reading ahead.
+STEP_BYTES: dict[ReadWay, int] = {"filling": 128 << 10}
+"""Bytes of one system call, where a whole transfer in one is not best: what lets the kernel find
+its pace of reading ahead.
 """
 
 Timed = Callable[[], AbstractContextManager[None]]
