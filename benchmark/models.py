@@ -121,9 +121,12 @@ def _made_once(name: str, make: Callable[[Path], None]) -> Path:
         out = Path(scratch) / name
         out.mkdir()
         make(out)
-        # Two processes may have made it at once; the first one counts.
-        if not final.is_dir():
+        try:
             out.rename(final)
+        except OSError:
+            # Two processes may have made it at once; the first one counts.
+            if not final.is_dir():
+                raise
     return final
 
 

@@ -48,7 +48,8 @@ def test_a_thread_that_makes_no_progress_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(Store, "delete_subtree", lambda self, path: held.wait())
     report = torture(tmp_path / "store", seconds=60, seed=1)
     held.set()
-    assert [name.partition("-")[0] for name in report.stuck] == ["delete"]
+    # Not the only one, maybe: on a machine with other work a put may take as long.
+    assert "delete" in {name.partition("-")[0] for name in report.stuck}
     assert not report.is_sound
 
 

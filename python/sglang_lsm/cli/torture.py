@@ -177,6 +177,8 @@ class Torture:
         for start in range(path.start, len(path.hashes), size):
             part = PagePath(path.namespace, path.hashes[: start + size], start)
             self._store.put_batch(part, pages_of(part))
+            # Eighty puts of a page on a slow disk are slow, not stuck.
+            self._steps[threading.current_thread().name] = time.monotonic()
 
     def _delete(self, rng: random.Random) -> None:
         path = self._path(rng)
