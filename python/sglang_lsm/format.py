@@ -145,8 +145,11 @@ def page_checksum_seed(key: bytes) -> int:
 
 def page_checksum(key: bytes, pieces: Iterable[memoryview]) -> int:
     """Return xxh3_64 over the pieces in order, seeded with the key; takes one after the other."""
+    seed = page_checksum_seed(key)
+    if isinstance(pieces, list) and len(pieces) == 1:
+        return xxhash.xxh3_64_intdigest(pieces[0], seed)
     left = iter(pieces)
-    state = xxhash.xxh3_64(next(left, b""), seed=page_checksum_seed(key))
+    state = xxhash.xxh3_64(next(left, b""), seed=seed)
     for piece in left:
         state.update(piece)
     return state.intdigest()

@@ -263,6 +263,8 @@ class LocalFile:
 
 def _behind(buffers: list[memoryview], num_bytes: int) -> list[memoryview]:
     """Return what is left of `buffers` after their first `num_bytes`."""
+    if num_bytes == sum(map(len, buffers)):
+        return []
     for i, buffer in enumerate(buffers):
         if num_bytes < len(buffer):
             return [buffer[num_bytes:], *buffers[i + 1 :]]

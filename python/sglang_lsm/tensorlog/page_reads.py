@@ -6,7 +6,7 @@ several threads reading, each further call costs a handover of the interpreter's
 than a checksum in a warm cache saves.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import NamedTuple
@@ -71,6 +71,30 @@ class PageRow(NamedTuple):
         Raises:
             UnavailableError: an I/O error; the pages not yet yielded are unknown.
         """
+        if step_bytes < self.transfer.num_bytes:
+            yield from self._read_in_steps(file, step_bytes, timed)
+        else:
+            yield from self._read_at_once(file, timed)
+
+    def _read_at_once(self, file: File, timed: Timed) -> Iterator[tuple[int, Verdict]]:
+        locations, pieces = self.pages.locations, list[memoryview]()
+        for i, page in zip(self.transfer.indices, self.memory, strict=True):
+            pieces += page
+            at = locations[i]
+            num_padding = -at.length % format.BLOCK_BYTES
+            # What is read into our own memory is whole blocks already.
+            if num_padding and not at.flags:
+                pieces.append(memoryview(bytearray(num_padding)))
+        with timed():
+            left = file.preadv(pieces, self.transfer.offset)
+        for number, i in enumerate(self.transfer.indices):
+            length, page = locations[i].length, self.memory[number]
+            yield self._verdict(number, page, len(page)) if left >= length else (i, "damaged")
+            left -= format.padded(length)
+
+    def _read_in_steps(
+        self, file: File, step_bytes: int, timed: Timed
+    ) -> Iterator[tuple[int, Verdict]]:
         padding = memoryview(bytearray(format.BLOCK_BYTES))
         pieces, counts = list[memoryview](), list[int]()
         for i, page in zip(self.transfer.indices, self.memory, strict=True):
@@ -88,7 +112,7 @@ class PageRow(NamedTuple):
             next(stream, None)
 
     def _verdict(
-        self, number: int, came: Iterator[memoryview], num_pieces: int
+        self, number: int, came: Iterable[memoryview], num_pieces: int
     ) -> tuple[int, Verdict]:
         """Take the pieces of a page as they come; return its index and what became of it."""
         i = self.transfer.indices[number]
@@ -101,7 +125,7 @@ class PageRow(NamedTuple):
                 verdict = decode_page(at, self.memory[number][0][: at.length], out)
                 if verdict != "intact":
                     return i, verdict
-                came = iter(out)
+                came = out
         matches = not self.pages.verifies or (
             format.page_checksum(self.pages.keys[i], came) == at.checksum
         )
