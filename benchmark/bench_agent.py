@@ -29,6 +29,7 @@ from benchmark.serving import Server, ServerError
 from benchmark.tiers import (
     BACKENDS,
     HOST_RATIO,
+    LMCACHE_LEFT_OUT,
     POLICIES,
     disk_environment,
     disk_flags,
@@ -40,8 +41,7 @@ ROWS = ("recompute", "host", "file tuned", *POLICIES, "sim")
 QUICK_ROWS = ("recompute", "file tuned", "lsm")
 LEFT_OUT = {
     "file": "it differs from file tuned by its look-ups alone here; `bench load` has it",
-    "LMCache": "its connector for SGLang does not import without CUDA; its file client is a rival "
-    "in `bench engine`",
+    "LMCache": LMCACHE_LEFT_OUT,
 }
 PAGE_SIZE, ANSWER_TOKENS = 64, 4
 _BUDGET_BYTES = 8 * 10**9

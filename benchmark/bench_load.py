@@ -37,9 +37,15 @@ from benchmark.prompts import Prompts
 from benchmark.publish.load import RESTART, body
 from benchmark.rivals.disk import allocated_bytes, drop_cached_pages
 from benchmark.serving import Server, ServerError, scheduler_ms, start_all
-from benchmark.tiers import BACKENDS, POLICIES, disk_environment, disk_flags, pool_flags
+from benchmark.tiers import (
+    BACKENDS,
+    LMCACHE_LEFT_OUT,
+    POLICIES,
+    disk_environment,
+    pool_flags,
+)
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
-from benchmark.ttft_servers import PAGE_SIZE, Row, RunningRow
+from benchmark.ttft_servers import PAGE_SIZE, Row, RunningRow, tier_row
 
 HOME = Path(__file__).parent.parent / ".cache" / "bench-load"
 _BUDGET_BYTES = 24 * 10**9
@@ -47,8 +53,7 @@ ROWS = tuple(name for name in BACKENDS if name == "lsm" or name not in POLICIES)
 LEFT_OUT = {
     "lsm, selective and evict": "what is asked here is reading; `bench agent` has every policy",
     "prompts of 32k tokens": "two cores compute one in about 8 minutes, each row anew",
-    "LMCache": "its connector for SGLang does not import without CUDA; its file client is a rival "
-    "in `bench engine`",
+    "LMCache": LMCACHE_LEFT_OUT,
 }
 
 
@@ -293,13 +298,8 @@ def _asked(
 def _row(name: str, plan: Plan) -> Row:
     # All prompts of a round fit the device, so that a device hit is one.
     pool_tokens = plan.num_prompts * (plan.prompt_tokens + 2 * PAGE_SIZE)
-
-    def flags(directory: Path) -> Sequence[str]:
-        tier = disk_flags(name, directory, budget_bytes=_BUDGET_BYTES, wait_complete=True)
-        pools = pool_flags(PAGE_SIZE, pool_tokens=pool_tokens, host_ratio=plan.host_ratio)
-        return (*pools, *tier)
-
-    return Row(name, flags, has_disk=name not in ("recompute", "host"))
+    pools = pool_flags(PAGE_SIZE, pool_tokens=pool_tokens, host_ratio=plan.host_ratio)
+    return tier_row(name, pools, budget_bytes=_BUDGET_BYTES)
 
 
 def _start(row: Row, model: Path, *, suffix: str = "") -> Server:

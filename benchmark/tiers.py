@@ -24,6 +24,11 @@ once: with a host pool as small as the device's every disk tier's reads are cut 
 POLICIES = {"lsm": "through", "lsm, selective": "selective", "lsm, evict": "evict"}
 """Our rows by the write policy."""
 BACKENDS = ("recompute", "host", "file", "file tuned", *POLICIES, "sim")
+LMCACHE_LEFT_OUT = (
+    "its connector for SGLang does not import without CUDA; its file client is a rival in "
+    "`bench engine`"
+)
+"""Why no server here runs with it."""
 # Nothing is moved and nothing waited for.
 _NO_IO = {"interface_v1": 1, "sim_write_gbps": 0, "sim_op_latency_us": 0}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmark.rivals.disk import drop_cached_pages, sync_file_system
 from benchmark.serving import Server, has_gpu, start_all
+from benchmark.tiers import disk_flags
 
 PAGE_SIZE = 64
 RECOMPUTE, HOST, FILE, LSM, SIM = "recompute", "host", "file", "lsm", "sim"
@@ -83,6 +84,23 @@ ROWS = (
     # Written as the file backend does: what is measured is reading, so all has to be on disk.
     Row(LSM, lsm_flags("through"), has_disk=True),
 )
+
+
+def tier_row(name: str, flags: Sequence[str], *, budget_bytes: int) -> Row:
+    """Return one of `tiers.BACKENDS` as a row that reads all it finds.
+
+    Args:
+        name: one of BACKENDS.
+        flags: of its pools; those of its tier come after them.
+        budget_bytes: the most on disk.
+    """
+
+    def all_flags(directory: Path) -> Sequence[str]:
+        tier = disk_flags(name, directory, budget_bytes=budget_bytes, wait_complete=True)
+        return (*flags, *tier)
+
+    has_disk = name not in (RECOMPUTE, HOST)
+    return Row(name, all_flags, has_disk=has_disk, is_right=name != SIM)
 
 
 class RunningRow:
