@@ -54,8 +54,8 @@ class Step:
     """Of the benchmark, where the step is not named like it: a second run of it."""
     full_only: bool = False
     """Has no quick form."""
-    sessions: int = 4
-    """Conversations at once, of a trace of them."""
+    sessions: int | None = 4
+    """Conversations at once, of a trace of them; None where they are not replayed."""
 
 
 STEPS = (
@@ -76,6 +76,7 @@ STEPS = (
     Step("load-long", module="load", full=("--long",), full_only=True),
     Step("load-16k", module="load", full=("--16k",), full_only=True),
     Step("agent", needs_text=True, quick_limit_s=300, sessions=bench_agent.SESSIONS),
+    Step("text", needs_text=True, quick_limit_s=240, sessions=None),
     Step("outside", quick_limit_s=360),
     Step("controller", quick_limit_s=240),
     Step("overhead"),
@@ -198,11 +199,11 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
     psutil.wait_procs(family, timeout=GRACE_S)
 
 
-def _of_trace(text: str, sessions: int) -> tuple[str, tuple[str, ...]]:
+def _of_trace(text: str, sessions: int | None) -> tuple[str, tuple[str, ...]]:
     file, _, inside = text.partition(":")
     name = inside or Path(file).name.split(".")[0]
     folder = ("--folder", inside) if inside else ()
-    at_once = ("--sessions", str(sessions)) if ".tar" in file else ()
+    at_once = ("--sessions", str(sessions)) if sessions and ".tar" in file else ()
     return f"-{name}", (file, *folder, *at_once)
 
 

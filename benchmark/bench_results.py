@@ -30,6 +30,7 @@ from benchmark.publish import (
     scaling,
     space,
     starts,
+    text,
     ttft,
 )
 from benchmark.publish import (
@@ -63,6 +64,7 @@ SECTIONS: tuple[Section, ...] = (
     ttft.QUICK,
     clients_at_once.SECTION,
     agent.SECTION,
+    text.SECTION,
     paper.SECTION,
     outside.SECTION,
     controller.SECTION,

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import NamedTuple
 
 from benchmark.harness import percentile
@@ -72,19 +73,35 @@ def closed_loop(
     *,
     num_clients: int,
     max_new_tokens: int = 1,
+    after: Sequence[int | None] = (),
 ) -> Load:
     """Ask all prompts in order; each of the clients asks its next as soon as it was answered.
+
+    Args:
+        server: what is asked.
+        prompts: tokens.
+        num_clients: as many requests are under way at most.
+        max_new_tokens: of each answer.
+        after: for each prompt the index of an earlier one that it goes on from, or None. Its client
+            first waits for that one's answer, which is no part of the time to its first token.
 
     Raises:
         ServerError: the server is gone or answered with an error.
     """
+    answered = [Event() for _ in prompts]
 
-    def ask(prompt: Sequence[int]) -> Reply:
-        return server.generate(input_ids=prompt, max_new_tokens=max_new_tokens)
+    def ask(index: int) -> Reply:
+        # Begun before this one, so it comes to an end.
+        if after and (earlier := after[index]) is not None:
+            answered[earlier].wait()
+        try:
+            return server.generate(input_ids=prompts[index], max_new_tokens=max_new_tokens)
+        finally:
+            answered[index].set()
 
     start_s = time.perf_counter()
     with ThreadPoolExecutor(num_clients) as clients:
-        replies = tuple(clients.map(ask, prompts))
+        replies = tuple(clients.map(ask, range(len(prompts))))
     return Load(replies, time.perf_counter() - start_s)
 
 

@@ -2,8 +2,10 @@
 
 import threading
 
+import pytest
+
 from benchmark.clients import Arrival, Load, closed_loop, open_loop
-from benchmark.serving import Cached, Reply
+from benchmark.serving import Cached, Reply, ServerError
 
 
 class FakeServer:
@@ -35,6 +37,40 @@ def test_a_closed_loop_keeps_all_clients_busy_and_the_order_of_prompts() -> None
     # Fewer than three at once would wait for ever.
     found = closed_loop(FakeServer(3), prompts, num_clients=3)
     assert [one.output_ids[0] for one in found.replies] == list(range(6))
+
+
+class SlowFirst:
+    """Answers the first prompt only once the last that does not go on from it was answered."""
+
+    def __init__(self) -> None:
+        self.free_was_asked = threading.Event()
+        self.ended: list[int] = []
+
+    def generate(self, *, input_ids, max_new_tokens: int) -> Reply:
+        (number,) = input_ids
+        if number == 0:
+            assert self.free_was_asked.wait(30)
+        if number == 2:
+            self.free_was_asked.set()
+        self.ended.append(number)
+        return reply(1, token=number)
+
+
+def test_a_prompt_waits_for_the_answer_that_it_goes_on_from() -> None:
+    server = SlowFirst()
+    found = closed_loop(server, [[0], [1], [2]], num_clients=3, after=[None, 0, None])
+    assert server.ended == [2, 0, 1]
+    assert [one.output_ids[0] for one in found.replies] == [0, 1, 2]
+
+
+class Failing:
+    def generate(self, *, input_ids, max_new_tokens: int) -> Reply:
+        raise ServerError("gone")
+
+
+def test_a_failed_answer_lets_go_of_who_waits_for_it() -> None:
+    with pytest.raises(ServerError, match="gone"):
+        closed_loop(Failing(), [[0], [1]], num_clients=2, after=[None, 0])
 
 
 def test_an_open_loop_waits_for_arrivals_and_not_for_answers() -> None:
