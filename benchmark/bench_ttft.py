@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmark import models
 from benchmark.harness import collect, machine_facts, print_facts, write_json
-from benchmark.misses import MISS_ROWS, ask_misses, misses_table
+from benchmark.misses import MISS_ROWS, PROMPTS_A_ROUND, ask_misses, misses_table
 from benchmark.prompts import Prompts
 from benchmark.serving import Reply, ServerError, has_gpu
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT, Sample, print_report
@@ -159,7 +159,9 @@ def print_misses(names: Sequence[str], plan: Plan, file: Path | None) -> str | N
         kept += [{"model": name, **asdict(miss)} for miss in misses]
     print_facts(facts)
     if file:
-        write_json(file, {"machine": facts, "misses": kept, "ended_early": ended_early})
+        settings = {"rounds": plan.rounds, "prompts_a_round": PROMPTS_A_ROUND}
+        report = {"machine": facts, "settings": settings, "misses": kept}
+        write_json(file, {"benchmark": "ttft", **report, "ended_early": ended_early})
     shutil.rmtree(HOME, ignore_errors=True)
     return ended_early
 

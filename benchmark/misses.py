@@ -82,11 +82,11 @@ def misses_table(misses: Sequence[Miss]) -> str:
     rows = []
     for length in sorted({miss.prompt_tokens for miss in misses}):
         here = [miss for miss in misses if miss.prompt_tokens == length]
-        base = _by_round(here, HOST)
+        base = miss_times(here, HOST)
         for row in dict.fromkeys(miss.row for miss in here):
-            ours = _by_round(here, row)
+            ours = miss_times(here, row)
             after = [
-                round_ratios(_by_round(here, row, after), _by_round(here, HOST, after))
+                round_ratios(miss_times(here, row, after), miss_times(here, HOST, after))
                 for after in (False, True)
             ]
             cells = [_shown(round_ratios(ours, base)), *map(_shown, after)]
@@ -96,7 +96,7 @@ def misses_table(misses: Sequence[Miss]) -> str:
     return table(head, rows)
 
 
-def _by_round(misses: Sequence[Miss], row: str, after: bool | None = None) -> dict[int, float]:
+def miss_times(misses: Sequence[Miss], row: str, after: bool | None = None) -> dict[int, float]:
     """Return the TTFT of a row's misses by round, added up; of those after another one only, or
     not, where `after` says so."""
     sums: dict[int, float] = {}

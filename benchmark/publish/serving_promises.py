@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 
 from benchmark.bench_hitrate import ENCODED, OPTIMUM
 from benchmark.harness import Summary, percentile, round_ratios, summarize
+from benchmark.misses import POLICIES, miss_times
 from benchmark.publish import hits
 from benchmark.publish import load as clients_at_once
+from benchmark.publish.misses import models_and_lengths
 from benchmark.publish.promise import Promise
 from benchmark.publish.reports import Report
 from benchmark.publish.ttft import samples_of
@@ -18,13 +20,14 @@ from benchmark.ttft_report import (
     by_round,
     load_by_round,
 )
+from benchmark.ttft_servers import HOST
 
 _SHARES = (0.05, 0.1, 0.2)
 _OF_OPTIMUM, _OF_PUBLISHED, _OF_FILE_EVICTOR = 0.9, 1.1, 2.0
 _FILE_EVICTOR = "SGLang file evictor"
 _LOADS = ((DISK_COLD, 0.5), (DISK_HOT, 0.9))
 _LOAD_MODEL, _LOAD_TOKENS = "kv-heavy", 4096
-_SCHEDULER_MS, _AFTER_RESTART = 1.0, 5.0
+_SCHEDULER_MS, _AFTER_RESTART, _MISS = 1.0, 5.0, 1.03
 
 
 def serving_promises(reports: Mapping[str, Report]) -> Iterator[Promise]:
@@ -36,6 +39,7 @@ def serving_promises(reports: Mapping[str, Report]) -> Iterator[Promise]:
         yield Promise("offline optimum", "hit rate", 0.9, True, None, "x")
     yield from _at_once(reports.get("load-long"))
     yield from _queued(reports.get("load"))
+    yield from _misses(reports.get("misses"))
     if "ttft" not in reports:
         yield Promise("recompute", "TTFT of a disk hit", 3.0, True, None, "x")
         return
@@ -132,6 +136,18 @@ def _queued(report: Report | None) -> Iterator[Promise]:
         ratio = [percentile(ours, 0.5) / percentile(host, 0.5)] if ours and host else []
         what = f"TTFT p50, {clients} at once, {_LOAD_MODEL}, 1k tokens, {DISK_HOT}"
         yield Promise("host hit", what, 1.15, False, summarize(ratio), "x")
+
+
+def _misses(report: Report | None) -> Iterator[Promise]:
+    """Yield what prompts never seen take, over what they take without the disk tier."""
+    if report is None:
+        yield Promise("host tier alone", "TTFT of a miss", _MISS, False, None, "x")
+        return
+    for model, length, misses in models_and_lengths(report):
+        for policy in POLICIES:
+            seen = round_ratios(miss_times(misses, policy), miss_times(misses, HOST))
+            what = f"TTFT of a miss, {model}, {length} tokens, {policy}"
+            yield Promise("host tier alone", what, _MISS, False, seen, "x")
 
 
 def _loads(where: str, samples: list[Sample]) -> Iterator[Promise]:

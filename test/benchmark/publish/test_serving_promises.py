@@ -101,3 +101,16 @@ def test_load_times_with_many_clients_are_ratios_of_the_same_percentile() -> Non
     assert (restart.seen.median, restart.verdict) == (6.0, "met")
     thread = found["itself | scheduler thread p50 a request, kv-heavy, 4097 tokens"]
     assert (thread.seen.median, thread.verdict) == (0.5, "met")
+
+
+def test_misses_are_told_by_length_and_policy_against_the_host_tier_alone() -> None:
+    misses = [
+        {"model": "kv-heavy", "row": row, "prompt_tokens": 1025, "round_number": number,
+         "place": 0, "ttft_s": number * slower, "total_s": 9.0}
+        for number in (1, 2, 3)
+        for row, slower in (("host", 1.0), ("evict", 1.02), ("through", 1.1))
+    ]  # fmt: skip
+    found = {one.key: one for one in serving_promises({"misses": {"misses": misses}})}
+    where = "host tier alone | TTFT of a miss, kv-heavy, 1025 tokens"
+    assert found[f"{where}, evict"].verdict == "met"
+    assert found[f"{where}, through"].verdict == "MISSED"
