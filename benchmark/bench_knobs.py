@@ -26,6 +26,7 @@ from sglang_lsm.controller.window import Surroundings, Window
 from sglang_lsm.fs import LocalFileSystem
 from sglang_lsm.pages import PagePath
 from sglang_lsm.store import Store
+from sglang_lsm.tensorlog.io_modes import READS_BEFORE_FILLING
 
 from benchmark.harness import machine_facts, print_facts, write_json
 from benchmark.pagedata import (
@@ -165,9 +166,11 @@ def windows(own: Own) -> dict[str, Window]:
 
 
 def _window(cached: float, again: float, **rates: float) -> Window:
+    # As much as is filled anew with what is not there any more.
+    fills = (again - cached) / (READS_BEFORE_FILLING + 1)
     around = Surroundings(
         cache_bytes=8.0 * GIB,
-        reuse=Reuse(cached=cached, cached_by_reads=cached, again=again),
+        reuse=Reuse(cached=cached, cached_by_reads=cached, fills=fills, again=again),
         recompute_s_per_byte=1.0 / _RECOMPUTE_BYTES_PER_S,
     )
     return Window(

@@ -41,7 +41,7 @@ class LogConfig:
     io_mode: IoMode = "auto"
     """`direct` leaves the page cache alone and needs 4 KiB-aligned memory; `buffered` lets the page
     cache serve as one more tier. `auto` writes direct; it reads from the page cache what is there,
-    fills it with what is used a second time, and goes around it for the rest, and for everything
+    fills it with what is read again and again, and goes around it for the rest, and for everything
     once the log holds twice the memory that is available."""
     io_bytes: int = 4 * MIB
     """Bytes of one system call. Larger saves calls until the device is busy; 4 MiB is enough."""

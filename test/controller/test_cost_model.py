@@ -77,10 +77,10 @@ def test_what_memory_holds_is_read_through_it_and_the_rest_around_it():
     assert cost(cold, log__io_mode="direct").total_s < cost(cold, log__io_mode="buffered").total_s
 
 
-def test_auto_fills_the_page_cache_with_first_reads_and_half_of_what_fell_out_of_it():
-    window = reads(cached=0.3, again=0.7)
+def test_auto_reads_around_the_page_cache_what_does_not_fill_it():
+    window = reads(cached=0.3, again=0.7, fills=0.1)
     kinds = read_kinds(BASE, replace(window, allocated_bytes=1.0 * GIB))
-    assert kinds == pytest.approx({"read_hot": 0.3, "read_cold": 0.5, "read_direct": 0.2})
+    assert kinds == pytest.approx({"read_hot": 0.3, "read_cold": 0.1, "read_direct": 0.6})
     # A log of twice the memory is read around it.
     assert read_kinds(BASE, window) == {"read_direct": 1.0}
 

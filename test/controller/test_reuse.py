@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sglang_lsm.controller.reuse import ReuseCurve
 from sglang_lsm.observability.access_trace import AccessTrace
+from sglang_lsm.tensorlog.io_modes import READS_BEFORE_FILLING
 
 PAGE_BYTES = 64 << 10
 NUM_PAGES = 4096
@@ -40,6 +41,19 @@ def test_what_was_only_written_is_held_by_a_cache_that_writes_go_through():
     assert found.again == 0.0
 
 
+def test_reads_around_the_page_cache_come_first_then_one_that_fills_it_and_then_those_it_serves():
+    """Each prompt is read so often that one read in eight fills, and four are served from there."""
+    num_reads = READS_BEFORE_FILLING + 5
+    curve = curve_of([(number, False) for _ in range(num_reads) for number in range(64)])
+    loop_bytes = 64 * 32 * PAGE_BYTES
+    held, gone = curve.summary(8 * loop_bytes), curve.summary(loop_bytes / 8)
+    assert held.cached_by_reads == pytest.approx(4 / num_reads, abs=0.02)
+    assert held.fills == pytest.approx(1 / num_reads, abs=0.02)
+    assert gone.cached_by_reads < 0.02
+    # Of those that would be there, one in four is read through the page cache once more.
+    assert gone.fills == pytest.approx((1 + 4 / (READS_BEFORE_FILLING + 1)) / num_reads, abs=0.02)
+
+
 def test_nothing_read_is_nothing_known():
     assert curve_of([(1, True)]).summary(1e9).cached == 0.0
 
@@ -59,6 +73,6 @@ def test_a_larger_cache_never_holds_less(calls, one, other):
 def test_shares_are_shares_and_memory_is_bounded(calls):
     curve = curve_of(calls, num_entries=16)
     found = curve.summary(1e15)
-    for share in (found.cached, found.cached_by_reads, found.again):
+    for share in (found.cached, found.cached_by_reads, found.again, found.fills):
         assert -1e-9 <= share <= 1 + 1e-9
     assert len(curve._slots) <= 16

@@ -26,7 +26,7 @@ def device(
     return DeviceProfile(tuple(points), sync_s=sync_s)
 
 
-def reads(*, cached=0.0, again=1.0, share=0.5, **changes) -> Window:
+def reads(*, cached=0.0, again=1.0, fills=0.0, share=0.5, **changes) -> Window:
     """Return a window of whole reads of 2 MiB pieces in one run, `share` of the second busy."""
     num_bytes = share * GIB
     figures = {
@@ -38,7 +38,7 @@ def reads(*, cached=0.0, again=1.0, share=0.5, **changes) -> Window:
         "allocated_bytes": 100.0 * GIB,
         "num_pages": 1e5,
     }
-    reuse = Reuse(cached=cached, cached_by_reads=cached, again=again)
+    reuse = Reuse(cached=cached, cached_by_reads=cached, fills=fills, again=again)
     around = Surroundings(cache_bytes=1.0 * GIB, reuse=reuse)
     return Window(**{**figures, "around": around, **changes})
 

@@ -1,5 +1,5 @@
 import pytest
-from sglang_lsm.tensorlog.io_modes import IoModes
+from sglang_lsm.tensorlog.io_modes import READS_BEFORE_FILLING, IoModes
 from sglang_lsm.tensorlog.transfer import Transfer
 
 
@@ -17,10 +17,8 @@ def transfer(offset=4096, segment_id=1):
     return Transfer(segment_id, offset, 8192, (0, 1))
 
 
-def after_a_restart(mode="auto", can_direct=True):
-    modes = IoModes(mode, can_direct=can_direct)
-    modes.first_new_id = 2
-    return modes
+def io_modes(mode="auto", can_direct=True):
+    return IoModes(mode, can_direct=can_direct)
 
 
 def way(modes, segment, fits_direct=True, **place):
@@ -28,40 +26,38 @@ def way(modes, segment, fits_direct=True, **place):
 
 
 def test_what_is_in_the_page_cache_is_read_from_there():
-    modes, segment = after_a_restart(), FakeSegment()
+    modes, segment = io_modes(), FakeSegment()
     segment.num_cached = 8192
     assert way(modes, segment) == "cached"
     segment.num_cached = 4096
     assert way(modes, segment) == "direct"
 
 
-def test_the_second_read_of_an_old_page_fills_the_page_cache_and_the_first_does_not():
-    modes, segment = after_a_restart(), FakeSegment()
-    assert [way(modes, segment) for _ in range(2)] == ["direct", "filling"]
+def test_what_is_read_again_and_again_fills_the_page_cache_and_the_first_reads_do_not():
+    modes, segment = io_modes(), FakeSegment()
+    ways = [way(modes, segment) for _ in range(READS_BEFORE_FILLING + 1)]
+    assert ways == ["direct"] * READS_BEFORE_FILLING + ["filling"]
     assert way(modes, segment, offset=1 << 20) == "direct"
 
 
-def test_a_page_written_by_this_process_was_used_already():
-    modes, segment = after_a_restart(), FakeSegment()
-    assert way(modes, segment, segment_id=2) == "filling"
+def test_what_fell_out_of_the_page_cache_begins_anew():
+    modes, segment = io_modes(), FakeSegment()
+    ways = [way(modes, segment) for _ in range(2 * READS_BEFORE_FILLING + 2)]
+    assert ways == (["direct"] * READS_BEFORE_FILLING + ["filling"]) * 2
 
 
-def test_what_fell_out_of_the_page_cache_is_read_around_it():
-    modes, segment = after_a_restart(), FakeSegment()
-    ways = [way(modes, segment, segment_id=2) for _ in range(4)]
-    assert ways == ["filling", "direct", "filling", "direct"]
-
-
-def test_what_the_kernel_read_ahead_and_dropped_is_read_around_it():
-    modes, segment = after_a_restart(), FakeSegment()
+def test_what_the_kernel_read_ahead_and_dropped_begins_anew():
+    modes, segment = io_modes(), FakeSegment()
+    ways = [way(modes, segment) for _ in range(READS_BEFORE_FILLING)]
     segment.num_cached = 8192
-    assert way(modes, segment, segment_id=2) == "cached"
+    ways.append(way(modes, segment))
     segment.num_cached = 0
-    assert way(modes, segment, segment_id=2) == "direct"
+    ways.append(way(modes, segment))
+    assert ways == ["direct"] * READS_BEFORE_FILLING + ["cached", "direct"]
 
 
 def test_a_system_that_cannot_tell_lets_the_page_cache_serve():
-    modes, segment = after_a_restart(), FakeSegment()
+    modes, segment = io_modes(), FakeSegment()
     segment.num_cached = None
     assert way(modes, segment) == "cached"
 
@@ -79,7 +75,7 @@ def test_a_system_that_cannot_tell_lets_the_page_cache_serve():
     ],
 )
 def test_where_nothing_is_left_to_decide(mode, can_direct, fits_direct, reads, writes_direct):
-    modes, segment = after_a_restart(can_direct=can_direct), FakeSegment()
+    modes, segment = io_modes(can_direct=can_direct), FakeSegment()
     modes.tune(mode)
     modes.is_beyond_memory = True
     assert [way(modes, segment, fits_direct) for _ in range(3)] == [reads] * 3
@@ -89,9 +85,11 @@ def test_where_nothing_is_left_to_decide(mode, can_direct, fits_direct, reads, w
 
 
 def test_remembers_no_more_than_two_generations():
-    modes, segment = after_a_restart(), FakeSegment()
+    modes, segment = io_modes(), FakeSegment()
     for i in range(3 << 15):
         way(modes, segment, offset=i * 4096)
     assert len(modes._young) + len(modes._old) <= 2 << 15
-    assert way(modes, segment, offset=0) == "direct"
-    assert way(modes, segment, offset=((3 << 15) - 1) * 4096) == "filling"
+    assert modes._young.get((1, 0), modes._old.get((1, 0))) is None
+    last = ((3 << 15) - 1) * 4096
+    ways = [way(modes, segment, offset=last) for _ in range(READS_BEFORE_FILLING)]
+    assert ways[-1] == "filling"

@@ -7,8 +7,8 @@ way), seconds a byte from `profile`, with the factors that live transfers gave i
     of them under way
     read    R * (h * t(hot) + (1 - h) * t(cold)) buffered, R * t(direct) around the page cache;
             h = share of reads whose reuse distance fits the page cache (`reuse`). `auto` reads h
-            from there, fills it with first reads, and with every other one of those that were read
-            before and are not there; the rest goes around it (`tensorlog.io_modes`)
+            from there and around it what was not read often; of what was, it fills it once, and
+            again with one in four of what is not there any more (`tensorlog.io_modes`)
     write   W * t(write); buffered, W * t(write direct) again in the background, when it is flushed,
             without the factor: what callers wait for beside the device does not hold up the kernel
     own     what calls cost beside moving bytes: keys, index, checksums, page table. Taken as the
@@ -167,8 +167,8 @@ def read_kinds(config: StoreConfig, window: Window) -> dict[Kind, float]:
     cached = cached_share(config, window)
     if config.log.io_mode == "buffered":
         return {"read_hot": cached, "read_cold": 1.0 - cached}
-    gone = max(0.0, window.around.reuse.again - cached)
-    return {"read_hot": cached, "read_cold": 1.0 - cached - gone / 2, "read_direct": gone / 2}
+    fills = window.around.reuse.fills
+    return {"read_hot": cached, "read_cold": fills, "read_direct": 1.0 - cached - fills}
 
 
 def _traffic(config: StoreConfig, used: StoreConfig, window: Window) -> _Traffic:

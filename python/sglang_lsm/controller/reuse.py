@@ -14,6 +14,7 @@ import numpy as np
 
 from sglang_lsm.observability.access_trace import SHARE, Access
 from sglang_lsm.pages import PageHash
+from sglang_lsm.tensorlog.io_modes import READS_BEFORE_FILLING
 
 Slots: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 
@@ -29,7 +30,10 @@ class Reuse:
     cached: float = 0.0
     """What a page cache would hold through which pages are both read and written."""
     cached_by_reads: float = 0.0
-    """What it would hold if pages were written around it."""
+    """What it would hold if pages were written around it, and read around it at first, as the log
+    does it under `auto`."""
+    fills: float = 0.0
+    """What would be read through it then, and not be there."""
     again: float = 0.0
     """Of pages that had been read before."""
 
@@ -45,12 +49,17 @@ class ReuseCurve:
         self._last = np.zeros((2, num_entries), np.int64)
         self._bytes = np.zeros(num_entries, np.float64)
         self._now = 0
-        # [2, bins]: bytes read by the logarithm of their distance, the last bin for first uses.
-        self._bins = np.zeros((2, _NUM_BINS + 1), np.float64)
+        self._num_reads = np.zeros(num_entries, np.int64)
+        # [3, bins]: bytes read by the logarithm of their distance, the last bin for first uses;
+        # since the last use, since the last read, and the same of pages that were read often.
+        self._bins = np.zeros((3, _NUM_BINS + 1), np.float64)
+        self._bytes_filling = 0.0
+        """Read as often as it takes before a page is read through the page cache."""
 
     def enter(self, calls: Sequence[Access]) -> None:
         """Learn from the calls of one window."""
         self._bins *= _DECAY
+        self._bytes_filling *= _DECAY
         for call in calls:
             if call.sampled:
                 self._enter(call)
@@ -63,9 +72,11 @@ class ReuseCurve:
         edge = np.log2(max(cache_bytes, 1.0))
         # Bin i holds distances of 2**i to 2**(i+1): the one that the edge cuts counts in part.
         weight = np.clip(edge - np.arange(_NUM_BINS), 0.0, 1.0)
-        held = self._bins[:, :_NUM_BINS] @ weight / total
-        again = 1.0 - float(self._bins[1, _NUM_BINS]) / total
-        return Reuse(float(held[0]), float(held[1]), again)
+        by_use, _, by_reads = map(float, self._bins[:, :_NUM_BINS] @ weight / total)
+        again, often = 1.0 - self._bins[1:, _NUM_BINS] / total
+        # What was there and is not any more begins anew.
+        gone = (float(often) - by_reads) / (READS_BEFORE_FILLING + 1)
+        return Reuse(by_use, by_reads, self._bytes_filling / total + gone, float(again))
 
     def _enter(self, call: Access) -> None:
         self._now += 1
@@ -75,6 +86,7 @@ class ReuseCurve:
             for kind in (0, 1):
                 self._count(kind, slots, call.page_bytes)
             self._last[1, slots] = self._now
+            self._num_reads[slots] += 1
         self._last[0, slots] = self._now
 
     def _count(self, kind: int, slots: Slots, size: int) -> None:
@@ -88,6 +100,11 @@ class ReuseCurve:
         bins = np.log2(between + size).astype(np.int64)
         bins[mine == 0] = _NUM_BINS
         np.add.at(self._bins[kind], bins, size)
+        if kind == 1:
+            num_reads = self._num_reads[slots]
+            bins[num_reads <= READS_BEFORE_FILLING] = _NUM_BINS
+            np.add.at(self._bins[2], bins, size)
+            self._bytes_filling += size * int(np.sum(num_reads == READS_BEFORE_FILLING))
 
     def _slot(self, name: PageHash) -> int:
         slot = self._slots.get(name)
@@ -99,4 +116,5 @@ class ReuseCurve:
             _, slot = self._slots.popitem(last=False)
         self._slots[name] = slot
         self._last[:, slot] = 0
+        self._num_reads[slot] = 0
         return slot

@@ -1,15 +1,18 @@
 """Around the page cache or through it? Decided for each transfer.
 
-A read that fills the page cache costs two to three times the CPU of one around it (O_DIRECT); a
-read of what is there is faster than the disk. So under `auto`:
+A read that fills the page cache costs two to three times the CPU of one around it (O_DIRECT), on a
+busy server two to three times the time; a read of what is there is faster than the disk, by less.
+So under `auto`:
 
-    in the page cache          read from there
-    not, and used once lately  read through it: it may come again
-    not, otherwise             read around it
+    in the page cache                        read from there
+    not, and read a few times around lately  read through it: it pays when it comes again
+    not, otherwise                           read around it
 
-A write of this process counts as a use. What was in the page cache at its last use and is not any
-more counts as not used: others want that memory. Nothing of this decides what is right or wrong, so
-the memory of uses is bounded and coarse: by the place where a transfer begins.
+A few (`READS_BEFORE_FILLING`) is what filling costs more than reading around, in what a read from
+the page cache saves: as long as a page comes less often than that, filling was in vain, and who
+waits until then pays at most twice what he had to (ski rental). What was in the page cache at its
+last use and is not any more begins anew: others want that memory. Nothing of this decides what is
+right or wrong, so the memory of uses is bounded and coarse: by the place where a transfer begins.
 """
 
 import threading
@@ -18,6 +21,8 @@ from sglang_lsm.config import IoMode
 from sglang_lsm.tensorlog.segment import ReadWay, Segment
 from sglang_lsm.tensorlog.transfer import Transfer
 
+READS_BEFORE_FILLING = 3
+"""Around the page cache. Measured with two processors: 1 where they are idle, 6 beside a server."""
 _MAX_PLACES = 1 << 15
 """Remembered in each of two generations, some 100 bytes each."""
 
@@ -34,13 +39,11 @@ class IoModes:
         self.can_direct = can_direct
         self.is_beyond_memory = False
         """Whether the log is so large that a page is seldom in the page cache."""
-        self.first_new_id = 1
-        """Segments from this id on were written by this process."""
         self._mode = mode
         self._lock = threading.Lock()
-        self._young: dict[tuple[int, int], bool] = {}
-        self._old: dict[tuple[int, int], bool] = {}
-        """By place: whether it was in the page cache after its last use."""
+        self._young: dict[tuple[int, int], int] = {}
+        self._old: dict[tuple[int, int], int] = {}
+        """By place: reads around the page cache, begun anew where it was in there."""
 
     def tune(self, mode: IoMode) -> None:
         """Go on with another mode."""
@@ -64,7 +67,7 @@ class IoModes:
         if num_cached is None:
             return "cached"
         if num_cached >= transfer.num_bytes:
-            self._note((transfer.segment_id, transfer.offset), was_cached=True)
+            self._note((transfer.segment_id, transfer.offset), 0)
             return "cached"
         if may_direct and not self._fills_cache(transfer):
             return "direct"
@@ -73,14 +76,13 @@ class IoModes:
     def _fills_cache(self, transfer: Transfer) -> bool:
         """Return whether what is not in the page cache is to be put there; note the use."""
         place = (transfer.segment_id, transfer.offset)
-        was_cached = None if transfer.segment_id < self.first_new_id else False
-        was_cached = self._young.get(place, self._old.get(place, was_cached))
-        fills = was_cached is False
-        self._note(place, was_cached=fills)
+        num_reads = self._young.get(place, self._old.get(place, 0))
+        fills = num_reads >= READS_BEFORE_FILLING
+        self._note(place, 0 if fills else num_reads + 1)
         return fills
 
-    def _note(self, place: tuple[int, int], *, was_cached: bool) -> None:
+    def _note(self, place: tuple[int, int], num_reads: int) -> None:
         with self._lock:
-            self._young[place] = was_cached
+            self._young[place] = num_reads
             if len(self._young) >= _MAX_PLACES:
                 self._old, self._young = self._young, {}

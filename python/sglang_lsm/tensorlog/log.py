@@ -93,7 +93,6 @@ class TensorLog:
         if config.unsafe_skip_checksums:
             logger.warning("pages are handed out without a check. path=%s", directory)
         self._open_segments()
-        self._modes.first_new_id = self._next_id
 
     def tune(self, config: LogConfig) -> None:
         """Move pages by the I/O mode, bytes a call and threads of `config` from now on.
