@@ -13,12 +13,12 @@ multi-turn     conversations in turns, each the one before and some more
 The first requests of each, asked by one client, meet an empty store; then the workload goes on, a
 stretch for each number of clients. All rows are asked the same and up side by side; they take turns
 after each stretch, in an order that rotates. The device holds the longest prompt and an eighth, the
-host twice that, and before each stretch the row's files leave the page cache, so that most of what
-is asked again lies on disk. Rows: recompute, the host tier alone, SGLang's `file` with its evictor
-and metadata cache, `lsm` with its default policy, and SGLang's `sim`, which loads no bytes and so
-answers wrongly: the bound. Where there is no GPU, all have SGLang's CPU attention corrected, so
-that a hit saves its work, and keep their memory (`docs/operations.md`). `disk MiB` counts what
-`lsm` has preallocated, up to 256.
+host 2.5 times that: copies of what the device holds, and two prompts that are read. Before each
+stretch the row's files leave the page cache. So most of what is asked again lies on disk. Rows:
+recompute, the host tier alone, SGLang's `file` with its evictor and metadata cache, `lsm` with its
+default policy, and SGLang's `sim`, which loads no bytes and so answers wrongly: the bound. Where
+there is no GPU, all have SGLang's CPU attention corrected, so that a hit saves its work, and keep
+their memory (`docs/operations.md`). `disk MiB` counts what `lsm` has preallocated, up to 256.
 
 What prompts share is told beside what was hit. A RAG prompt repeats passages, but a prefix cache
 hits only up to the first difference: the order of passages decides, and pages cut the rest.
@@ -56,7 +56,7 @@ from benchmark.text_workloads import (
     shared_prefix,
     total,
 )
-from benchmark.tiers import BACKENDS, HOST_RATIO, LMCACHE_LEFT_OUT
+from benchmark.tiers import BACKENDS, LMCACHE_LEFT_OUT
 from benchmark.ttft_servers import PAGE_SIZE, RunningRow, start_rows, tier_row
 
 HOME = Path(__file__).parent.parent / ".cache" / "bench-text"
@@ -70,6 +70,10 @@ LEFT_OUT = {
     "LMCache": LMCACHE_LEFT_OUT,
 }
 ANSWER_TOKENS = 4
+HOST_RATIO = 2.5
+"""Host pool over device pool. What is read from disk needs room beside the copies of what the
+device holds: 1.5 times the device, two prompts of these, where SGLang's default of 2.0 leaves one.
+"""
 SEED = 20261126
 DRAWS = 12
 """Of questions, over which shares are told; those of one draw differ much."""
@@ -115,12 +119,12 @@ FULL = Plan(
 )
 QUICK = Plan(
     Shape(
-        num_passages=10,
+        num_passages=12,
         passage_tokens=112,
         passages_per_prompt=3,
-        num_groups=5,
+        num_groups=6,
         group_tokens=448,
-        num_conversations=5,
+        num_conversations=6,
         opening_tokens=320,
         turn_tokens=96,
     ),
