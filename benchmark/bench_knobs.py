@@ -43,7 +43,8 @@ KNOBS: Mapping[str, Sequence[Value]] = {
     "index.bloom_bits_per_key": (0, 5, 10, 15),
     "index.block_cache_bytes": (0, 16 * MIB, 64 * MIB, 256 * MIB),
 }
-"""All that the model knows of: what can change live, and what is set once."""
+"""All that the model knows of: what can change live, and what is set once. What the codec is worth
+depends on what comes back to a full store (`controller.codec_cost`), so it has no row here."""
 _PAGE = 64 * KIB
 _CALL = 2 * MIB
 _SEGMENT = 64 * MIB

@@ -19,7 +19,8 @@ from sglang_lsm.controller.calibration import calibrated
 from sglang_lsm.controller.cost_model import predict
 from sglang_lsm.controller.profile import DeviceProfile
 from sglang_lsm.controller.reuse import ReuseCurve
-from sglang_lsm.controller.tuner import Senses, Tuner
+from sglang_lsm.controller.senses import Senses
+from sglang_lsm.controller.tuner import Tuner
 from sglang_lsm.controller.window import Surroundings, Window, window_between
 from sglang_lsm.fs import available_memory_bytes
 from sglang_lsm.observability.access_trace import AccessTrace

@@ -84,7 +84,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="Make pages that wait on a nearly full disk smaller, without loss, when the tier is "
         "idle (idle), or never (off): more pages fit, and reading one of them takes CPU. "
-        f"Default: {LogConfig().codec}.",
+        f"Default: {LogConfig().codec}, unless --kv-storage-tune auto finds that it pays.",
     )
     group.add_argument(
         "--kv-storage-tune",

@@ -182,7 +182,10 @@ def test_without_holes_segments_that_are_merged_are_encoded():
         machine.store.touch(path_of(machine.namespace, [0, *range(4)]))
         assert machine.store._background.encoder.run(MIB, machine.config) == 0
         machine.store._upkeep()
-    assert machine.store.stats().pages_encoded > 0
+    stats = machine.store.stats()
+    assert stats.pages_encoded > 0
+    assert stats.bytes_to_encode >= stats.pages_encoded * PAGE_BYTES
+    assert stats.encode_cpu_s > 0
     assert_readable(machine.store, path_of(machine.namespace, [0, *range(4)]))
     machine.store.close()
 
@@ -235,3 +238,38 @@ def test_plain_and_encoded_neighbours_are_read_together(machine):
 def test_segments_are_small_enough_for_these_tests():
     assert SEGMENT_BYTES == 16 * PAGE_BYTES
     assert NUM_BLOCKS * format.BLOCK_BYTES == PAGE_BYTES
+
+
+def test_trying_tells_what_encoding_would_save_and_changes_nothing(machine):
+    path = machine.put("a")
+    before = machine.store.stats()
+    found = machine.store.try_encoding(4 * PAGE_BYTES)
+    assert found.num_bytes == found.decoded_bytes == 4 * PAGE_BYTES
+    assert found.encode_cpu_s > 0 and found.decode_cpu_s > 0
+    assert machine.store.stats() == before
+    assert not any(at.flags for at in machine.locations(path))
+    machine.encode_all()
+    stats = machine.store.stats()
+    assert found.saved_bytes / found.num_bytes == stats.bytes_saved / (10 * PAGE_BYTES)
+    # What is encoded already would gain nothing more.
+    assert machine.store.try_encoding(4 * PAGE_BYTES).num_bytes == 0
+
+
+def test_trying_noise_saves_nothing_and_it_is_tried_again_when_it_counts(machine):
+    path = path_of(machine.namespace, ["noise"])
+    page = [memoryview(np.random.default_rng(i).bytes(4096)) for i in range(2)]
+    machine.store.put_batch(path, [page])
+    for _ in range(2):
+        found = machine.store.try_encoding(MIB)
+        assert (found.num_bytes, found.saved_bytes, found.decoded_bytes) == (8192, 0, 0)
+    machine.encode_all()
+    stats = machine.store.stats()
+    assert (stats.bytes_to_encode, stats.bytes_saved) == (8192, 0)
+
+
+def test_encoding_counts_what_it_took_and_what_it_was_tried_on(machine):
+    machine.put("a")
+    machine.encode_all()
+    stats = machine.store.stats()
+    assert stats.bytes_to_encode == 10 * PAGE_BYTES
+    assert stats.encode_cpu_s > 0

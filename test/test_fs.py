@@ -8,13 +8,20 @@ import resource
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sglang_lsm.errors import ConfigError, StoreError, UnavailableError
-from sglang_lsm.fs import IOV_MAX, LocalFileSystem, available_memory_bytes, resident_bytes
+from sglang_lsm.fs import (
+    IOV_MAX,
+    LocalFileSystem,
+    available_memory_bytes,
+    left_over_cpu_s,
+    resident_bytes,
+)
 from support.fake_fs import Crash, FakeDisk
 
 BLOCK = 4096
@@ -366,3 +373,15 @@ def test_resident_memory_grows_with_what_is_held():
     with mmap.mmap(-1, 64 << 20) as held:
         held.write(bytes(len(held)))
         assert resident_bytes() > before + len(held) // 2
+
+
+def test_cpu_that_is_left_over_grows_no_faster_than_there_are_processors():
+    started_s, before = time.monotonic(), left_over_cpu_s()
+    while time.monotonic() - started_s < 0.1:
+        pass
+    after = left_over_cpu_s()
+    seconds = time.monotonic() - started_s
+    assert before and len(before) == len(after)
+    num_cpus = len(os.sched_getaffinity(0))
+    # The kernel counts in ticks of 10 ms, each processor's its own.
+    assert -0.01 * num_cpus <= after[0] - before[0] <= num_cpus * (seconds + 0.02)

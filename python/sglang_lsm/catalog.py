@@ -166,11 +166,15 @@ class Catalog:
         Raises:
             UnavailableError: the index failed.
         """
+        if not keys:
+            return 0
         values = [format.encode_index_value(at) for at in locations]
         with self._lock:
             current = self._index.get(keys)
             gone = [i for i, now in enumerate(current) if now == values[i]]
             self._take_back([keys[i] for i in gone], [locations[i] for i in gone])
+        if gone:
+            logger.warning("pages failed verification, now misses. num_pages=%d", len(gone))
         return len(gone)
 
     def forget_ranges(self, prefixes: Iterable[bytes]) -> int:

@@ -23,7 +23,7 @@ from sglang_lsm.pages import PageBuffer
 
 Bytes = NDArray[np.uint8]
 
-_LEAST_SAVING = 16
+LEAST_SAVING = 16
 """Of a page's blocks, one in so many must be saved; less is not worth decoding for."""
 # KV repeats nothing, so looking for matches is wasted: seven bytes that match and a table of 256
 # places make level 1 three times as fast to write and half as fast again to read, and a little
@@ -62,7 +62,7 @@ def encode(page: memoryview, width: int) -> bytes | None:
     num_blocks = format.padded(len(raw)) // format.BLOCK_BYTES
     num_bytes = len(header) + sum(map(len, planes)) + len(rest)
     saved_blocks = num_blocks - format.padded(num_bytes) // format.BLOCK_BYTES
-    if saved_blocks < 1 or saved_blocks * _LEAST_SAVING < num_blocks:
+    if saved_blocks < 1 or saved_blocks * LEAST_SAVING < num_blocks:
         return None
     return b"".join([header, *planes, rest.data])
 

@@ -59,7 +59,8 @@ class LogConfig:
     codec: Codec = "off"
     """Whether pages that wait are made smaller without loss. `idle` encodes what was not used for a
     while, when no call is under way and less than a quarter of the quota is free: bfloat16 KV takes
-    0.68 of its room, so more pages fit; each such page is written twice, and decoded when read."""
+    0.68 of its room, so more pages fit; each such page is written twice, and decoded when read. The
+    controller may choose it, see `controller.codec_choice`."""
     codec_bytes_per_s: int = 32 * MIB
     """How fast pages are read to be encoded. More keeps up with faster puts, and takes more of the
     disk and of a core: 2 s of CPU a GB."""

@@ -7,7 +7,8 @@ back once the new ones are durable and the index names them.
 import json
 import logging
 import mmap
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sglang_lsm import codec, format
@@ -27,6 +28,19 @@ _COPY_BYTES = 64 << 20
 
 StoredPages = Sequence[tuple[bytes, Location]]
 """Key and place of each."""
+
+
+class Shrinkage(NamedTuple):
+    """What encoding does to some pages, in memory alone."""
+
+    num_bytes: int
+    """Of the pages as they are, in whole blocks; so are those saved."""
+    saved_bytes: int
+    encode_cpu_s: float
+    """Reading and verifying them included."""
+    decoded_bytes: int
+    """Of those that shrank, decoded."""
+    decode_cpu_s: float
 
 
 class _Form(NamedTuple):
@@ -59,8 +73,7 @@ class Copier:
             UnavailableError, CorruptionError: the index or the log failed; nothing is lost.
         """
         return sum(
-            self._write([self._encoded(page) if encodes else page for page in part])
-            for part in self._parts(pages)
+            self._write(self._all_encoded(part) if encodes else part) for part in self._parts(pages)
         )
 
     def encode(self, pages: StoredPages) -> int:
@@ -68,15 +81,40 @@ class Copier:
 
         Raises as `copy`.
         """
-        num_bytes = 0
+        num_bytes, started_s = 0, time.thread_time()
         for part in self._parts(pages):
             num_bytes += sum(page.old.length for page in part)
             forms = [self._encoded(page) for page in part if not page.old.flags]
+            self._counters.add(bytes_to_encode=_num_bytes(forms))
             self._write([form for form in forms if form.seal.flags])
             left = [form for form in forms if not form.seal.flags]
             left += [page for page in part if page.old.flags]
             self._catalog.settle([page.key for page in left], [page.old for page in left])
+        self._counters.add(encode_cpu_s=time.thread_time() - started_s)
         return num_bytes
+
+    def try_encoding(self, pages: StoredPages) -> Shrinkage:
+        """Encode pages and decode them again; nothing is written, and none is noted as tried.
+
+        Raises as `copy`.
+        """
+        found, started_s = Shrinkage(0, 0, 0.0, 0, 0.0), time.thread_time()
+        for part in self._parts(pages):
+            for page in part:
+                if page.old.flags:
+                    continue
+                form, length = self._encoded(page), page.old.length
+                found = found._replace(num_bytes=found.num_bytes + format.padded(length))
+                if form.seal.flags:
+                    out, decoding_s = memoryview(bytearray(length)), time.thread_time()
+                    codec.decode(form.stored, [out])
+                    found = found._replace(
+                        saved_bytes=found.saved_bytes + format.padded(length) - len(form.stored),
+                        decoded_bytes=found.decoded_bytes + length,
+                        decode_cpu_s=found.decode_cpu_s + time.thread_time() - decoding_s,
+                    )
+        cpu_s = time.thread_time() - started_s
+        return found._replace(encode_cpu_s=cpu_s - found.decode_cpu_s)
 
     def _parts(self, pages: StoredPages) -> Iterator[list[_Form]]:
         part, part_bytes = list[tuple[bytes, Location]](), 0
@@ -99,6 +137,16 @@ class Copier:
             for (key, at), page, ok in zip(part, memory, came, strict=True)
             if ok and is_intact(key, at, page)
         ]
+
+    def _all_encoded(self, part: Sequence[_Form]) -> list[_Form]:
+        """Return pages that are copied anyway, encoded where that makes them smaller."""
+        started_s = time.thread_time()
+        forms = [self._encoded(page) for page in part]
+        self._counters.add(
+            bytes_to_encode=_num_bytes(page for page in part if not page.old.flags),
+            encode_cpu_s=time.thread_time() - started_s,
+        )
+        return forms
 
     def _encoded(self, page: _Form) -> _Form:
         """Return a page encoded, in the same memory, or as it is."""
@@ -143,6 +191,11 @@ class Copier:
             kv_dtype = json.loads(facts)["kv_dtype"] if facts else ""
             self._widths[namespace] = codec.element_bytes(kv_dtype)
         return self._widths[namespace]
+
+
+def _num_bytes(forms: Iterable[_Form]) -> int:
+    """Return what pages take where they lie, in whole blocks."""
+    return sum(format.padded(form.old.length) for form in forms)
 
 
 def _bounce_pages(locations: Sequence[Location]) -> list[memoryview]:

@@ -10,7 +10,7 @@ from collections import deque
 
 from sglang_lsm.catalog import Catalog
 from sglang_lsm.config import StoreConfig
-from sglang_lsm.copying import Copier
+from sglang_lsm.copying import Copier, Shrinkage
 from sglang_lsm.pages import Location
 from sglang_lsm.room import Room
 from sglang_lsm.tensorlog.log import TensorLog
@@ -61,3 +61,11 @@ class PageEncoder:
             step.append(self._chosen.popleft())
             num_bytes += step[-1][1].length
         return self._copier.encode(step)
+
+    def try_encoding(self, max_bytes: int) -> Shrinkage:
+        """Find out what encoding would do to about `max_bytes` of what it would take first.
+
+        Raises:
+            UnavailableError, CorruptionError: the index or the log failed; nothing is lost.
+        """
+        return self._copier.try_encoding(self._catalog.encodable(max_bytes))

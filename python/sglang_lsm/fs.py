@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -381,6 +382,45 @@ def available_memory_bytes() -> int:
             _, controllers, place = line.split(":", 2)
             bounds += _group_memory_bytes(controllers, place.lstrip("/"))
     return max(0, min(bounds))
+
+
+def left_over_cpu_s() -> list[float]:
+    """Return seconds of CPU that were left over since some moment, by each bound that there is.
+
+    One of the machine: what the CPUs that this process may run on were idle. One of a control
+    group that limits it: what it was given and did not use. How many could have been used is what
+    the least of them has grown by; an empty list where the kernel does not tell.
+    """
+    with suppress(OSError, ValueError):
+        return [_machine_idle_s(), *_group_left_over_s()]
+    return []
+
+
+def _machine_idle_s() -> float:
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *counts = line.split()
+        if name in ours:
+            # user, nice, system, idle, iowait, ...
+            ticks += int(counts[3]) + int(counts[4])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _group_left_over_s() -> list[float]:
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, place = line.split(":", 2)
+        root = Path("/sys/fs/cgroup")
+        # Inside a container the group's own folder is the mount itself.
+        for group in (root / place.lstrip("/"), root) if controllers == "" else ():
+            if (group / "cpu.max").exists():
+                limit, period = (group / "cpu.max").read_text().split()
+                stat = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+                if limit == "max":
+                    return []
+                given_s = time.monotonic() * int(limit) / int(period)
+                return [given_s - int(stat["usage_usec"]) / 1e6]
+    return []
 
 
 def _group_memory_bytes(controllers: str, place: str) -> list[int]:

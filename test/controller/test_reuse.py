@@ -3,6 +3,7 @@ import hashlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sglang_lsm.controller.hit_curve import distance_bin
 from sglang_lsm.controller.reuse import ReuseCurve
 from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.tensorlog.io_modes import READS_BEFORE_FILLING
@@ -76,3 +77,36 @@ def test_shares_are_shares_and_memory_is_bounded(calls):
     for share in (found.cached, found.cached_by_reads, found.again, found.fills):
         assert -1e-9 <= share <= 1 + 1e-9
     assert len(curve._slots) <= 16
+
+
+def test_what_comes_back_is_counted_by_the_pages_in_between():
+    numbers = range(NUM_PAGES // 32)
+    reads, puts = [(n, False) for n in numbers], [(n, True) for n in numbers]
+    curve = curve_of([*puts, *reads, *puts])
+    hit, missed = curve.returned
+    assert hit.sum() == pytest.approx(NUM_PAGES, rel=0.2)
+    assert missed.sum() == hit.sum()
+    # The sample is of one page in 16, give or take some.
+    near, far = distance_bin(0.75 * NUM_PAGES), distance_bin(1.25 * NUM_PAGES)
+    assert hit[near : far + 1].sum() == hit.sum()
+    assert missed[near : far + 1].sum() == missed.sum()
+
+
+def test_only_the_newest_window_is_counted_and_no_first_use():
+    curve = ReuseCurve()
+    for calls in ([(1, True), (2, True)], [(1, False)], [(3, False)]):
+        trace = AccessTrace()
+        for number, is_write in calls:
+            trace.note(prompt(number, 320), PAGE_BYTES, is_write=is_write)
+        curve.enter(trace.drain())
+        if calls == [(1, False)]:
+            assert curve.returned[0].sum() == pytest.approx(320, rel=0.5)
+        else:
+            assert curve.returned.sum() == 0
+
+
+def test_what_the_entries_do_not_reach_back_to_is_a_first_use():
+    numbers = range(64)
+    calls = [*((n, True) for n in numbers), *((n, True) for n in numbers)]
+    assert curve_of(calls, num_entries=64).returned.sum() == 0
+    assert curve_of(calls, num_entries=1024).returned[1].sum() > 0

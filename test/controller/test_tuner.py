@@ -9,7 +9,8 @@ from sglang_lsm.config import StoreConfig
 from sglang_lsm.controller.cost_model import predict
 from sglang_lsm.controller.policy import CHOICES, value_of, with_value
 from sglang_lsm.controller.reuse import Reuse
-from sglang_lsm.controller.tuner import Senses, Tuner
+from sglang_lsm.controller.senses import Senses
+from sglang_lsm.controller.tuner import Tuner
 from sglang_lsm.controller.window import Surroundings, Window
 from sglang_lsm.errors import UnavailableError
 from sglang_lsm.observability.access_trace import Access
@@ -422,3 +423,16 @@ def test_filling_using_and_scanning_in_any_order_never_costs_more_than_the_defau
 
     untuned = costs("observe")
     assert sum(costs("auto")) <= sum(untuned) * 1.02 + max(untuned)
+
+
+def test_what_the_ledger_takes_back_leaves_the_codec_as_it_was_chosen():
+    """The codec has an account of its own; the settings of the start had another one."""
+    world = World()
+    tuner = world.tuner()
+    world.config = with_value(BASE, "log.codec", "idle")
+    for number in range(100):
+        is_hot = number % 10 < 6
+        world.second(read=0.3 * is_hot, write=0.3 * (not is_hot), hot=float(is_hot))
+        tuner.step()
+    assert "taken back" in [event["event"] for event in world.events]
+    assert world.config.log.codec == "idle"

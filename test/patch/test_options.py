@@ -203,6 +203,9 @@ def test_the_codec_is_a_setting_of_the_log_and_the_flag_wins():
     options = parse_options("lsm", config=config, further={"codec": "idle"})
     assert (options.config.log.codec, options.config.log.io_mode) == ("idle", "direct")
     assert parse_options("lsm").config.log.codec == "off"
+    # What was written down is left alone by the controller, the default said aloud as well.
+    assert parse_options("lsm").operator_set == ""
+    assert parse_options("lsm", further={"codec": "off"}).operator_set == "log.codec"
     with pytest.raises(ConfigError, match=r"log\.codec"):
         parse_options("lsm", further={"codec": "zip"})
 

@@ -5,6 +5,7 @@ from sglang_lsm.controller.reuse import Reuse
 from sglang_lsm.controller.window import Surroundings, Window
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+RETURNING_PAGE = 64 * KIB
 
 
 def device(
@@ -58,3 +59,16 @@ def writes(*, share=0.5, again=0.0, recompute_s_per_byte=0.0, **changes) -> Wind
     }
     around = Surroundings(cache_bytes=1.0 * GIB, recompute_s_per_byte=recompute_s_per_byte)
     return Window(**{**figures, "around": around, **changes})
+
+
+def returning(*, hits=0.0, waited=0.0, speed=50e6, **rates) -> Window:
+    """Return a second of 64 MiB read and 32 MiB put, in which encoding would bring so many hits or
+    has brought them, and so many pages read had waited; `speed` bytes of KV are computed a second.
+    """
+    around = Surroundings(recompute_s_per_byte=1 / speed, encoded_hits=hits, encoded_reads=waited)
+    figures = {
+        "gets": 32.0, "bytes_got": 64.0 * MIB, "pages_got": 1024.0, "extents_got": 32.0,
+        "read_own_s": 0.02, "puts": 16.0, "bytes_put": 32.0 * MIB, "pages_put": 512.0,
+        "write_own_s": 0.03, "ask_s": 0.01, "allocated_bytes": float(GIB), "num_pages": 16384.0,
+    }  # fmt: skip
+    return Window(seconds=1.0, around=around, **{**figures, **rates})

@@ -2,6 +2,8 @@
 
 From the sample of `AccessTrace`: the bytes of the sampled pages used in between, times the sampling
 factor, are the LRU stack distance. A cache of C bytes holds a page whose distance is below C.
+In pages instead of bytes, it is how far apart those lie that come back to the store (`hit_curve`):
+a page that is written though it was used before has left in between.
 Source: SHARDS (FAST 2015), with a fixed number of entries.
 """
 
@@ -12,11 +14,15 @@ from typing import TypeAlias
 
 import numpy as np
 
+from sglang_lsm.controller.hit_curve import NUM_BINS, Counts, distance_bin
 from sglang_lsm.observability.access_trace import SHARE, Access
 from sglang_lsm.pages import PageHash
 from sglang_lsm.tensorlog.io_modes import READS_BEFORE_FILLING
 
 Slots: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
+
+Used: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.bool_]]"
+"""By slot."""
 
 _NUM_BINS = 64
 _DECAY = 0.5
@@ -55,11 +61,14 @@ class ReuseCurve:
         self._bins = np.zeros((3, _NUM_BINS + 1), np.float64)
         self._bytes_filling = 0.0
         """Read as often as it takes before a page is read through the page cache."""
+        self.returned: Counts = np.zeros((2, NUM_BINS), np.float64)
+        """What came back in the newest window, not after more pages than the entries stand for."""
 
     def enter(self, calls: Sequence[Access]) -> None:
         """Learn from the calls of one window."""
         self._bins *= _DECAY
         self._bytes_filling *= _DECAY
+        self.returned = np.zeros_like(self.returned)
         for call in calls:
             if call.sampled:
                 self._enter(call)
@@ -82,20 +91,27 @@ class ReuseCurve:
         self._now += 1
         slots = np.array([self._slot(name) for name in call.sampled])
         self._bytes[slots] = call.page_bytes
+        since_use = self._used_since(0, slots)
+        self._count_pages(int(call.is_write), slots, since_use)
         if not call.is_write:
-            for kind in (0, 1):
-                self._count(kind, slots, call.page_bytes)
+            self._count(0, slots, call.page_bytes, since_use)
+            self._count(1, slots, call.page_bytes, self._used_since(1, slots))
             self._last[1, slots] = self._now
             self._num_reads[slots] += 1
         self._last[0, slots] = self._now
 
-    def _count(self, kind: int, slots: Slots, size: int) -> None:
-        mine = self._last[kind, slots]
-        num_used = len(self._slots)
-        last, sizes = self._last[kind, :num_used], self._bytes[:num_used]
-        # Pages of one call were mostly used together before: one sum for all of them.
-        used = {since: float(sizes[last > since].sum()) for since in set(mine.tolist()) if since}
-        between = np.array([used.get(since, 0.0) for since in mine.tolist()]) * SHARE
+    def _used_since(self, kind: int, slots: Slots) -> dict[int, Used]:
+        """Return by the last use of each slot which others were used after it.
+
+        Pages of one call were mostly used together before: one answer for all of them.
+        """
+        last = self._last[kind, : len(self._slots)]
+        return {since: last > since for since in set(self._last[kind, slots].tolist()) if since}
+
+    def _count(self, kind: int, slots: Slots, size: int, used: dict[int, Used]) -> None:
+        mine, sizes = self._last[kind, slots], self._bytes[: len(self._slots)]
+        num_bytes = {since: float(sizes @ mask) for since, mask in used.items()}
+        between = np.array([num_bytes.get(since, 0.0) for since in mine.tolist()]) * SHARE
         # Its own call counts too: a page that was used just now is at least its size away.
         bins = np.log2(between + size).astype(np.int64)
         bins[mine == 0] = _NUM_BINS
@@ -105,6 +121,15 @@ class ReuseCurve:
             bins[num_reads <= READS_BEFORE_FILLING] = _NUM_BINS
             np.add.at(self._bins[2], bins, size)
             self._bytes_filling += size * int(np.sum(num_reads == READS_BEFORE_FILLING))
+
+    def _count_pages(self, kind: int, slots: Slots, used: dict[int, Used]) -> None:
+        bins = {
+            since: distance_bin(int(np.count_nonzero(mask)) * SHARE + 1)
+            for since, mask in used.items()
+        }
+        for since in self._last[0, slots].tolist():
+            if since:
+                self.returned[kind, bins[since]] += SHARE
 
     def _slot(self, name: PageHash) -> int:
         slot = self._slots.get(name)

@@ -13,7 +13,8 @@ from sglang_lsm.controller.profiler import (
     load_profile,
     measure_profile,
 )
-from sglang_lsm.controller.tuner import Senses, Tuner
+from sglang_lsm.controller.senses import IdleCpus, Senses
+from sglang_lsm.controller.tuner import Tuner
 from sglang_lsm.errors import UnavailableError
 from sglang_lsm.fs import LocalFileSystem, available_memory_bytes
 from sglang_lsm.periodic import Periodic
@@ -49,6 +50,8 @@ class TunerService:
             note=DecisionLog(self._fs, store.directory).append,
             cache_bytes=lambda: float(available_memory_bytes()),
             recompute_s_per_byte=recompute_s_per_byte,
+            free_bytes=lambda: float(self._fs.free_bytes(store.directory)),
+            idle_cpus=IdleCpus(),
         )
         self._tuner: Tuner | None = None
         self._num_steps = 0

@@ -7,18 +7,20 @@ returns to a value that it had before, so that noise cannot make it swing, and w
 a row wished for nothing, each fourth is asked from then on; after a change that did not help, the
 setting rests, twice as long each time. Second-use admission cannot be taken back: it is only
 advised, in the decision log, unless refusing a page cannot lose anything. Once all of it has cost
-more than it earned (`Ledger`), the settings of the start come back.
+more than it earned (`Ledger`), the settings of the start come back. The codec has a slower judge of
+its own (`codec_choice`), which stands aside while something else is tried.
 """
 
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Protocol
 
 from sglang_lsm.config import StoreConfig
 from sglang_lsm.controller.calibration import calibrated
+from sglang_lsm.controller.codec_choice import CODEC
+from sglang_lsm.controller.codec_tuner import CodecTuner
 from sglang_lsm.controller.cost_model import Cost, predict
 from sglang_lsm.controller.ledger import Ledger
 from sglang_lsm.controller.policy import (
@@ -35,7 +37,9 @@ from sglang_lsm.controller.policy import (
 )
 from sglang_lsm.controller.profile import DeviceProfile
 from sglang_lsm.controller.reuse import ReuseCurve
+from sglang_lsm.controller.senses import Senses
 from sglang_lsm.controller.window import Surroundings, Window, is_shift, window_between
+from sglang_lsm.copying import Shrinkage
 from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.observability.counters import StoreStats
 
@@ -49,6 +53,7 @@ _MIN_CALLS = 8
 _ADMISSION = "admission"
 _MAX_WINDOWS_WITHOUT_WORK = 20
 _NUM_REMEMBERED = 32
+_SEEN_BY_CODEC = ("encoded_hits", "encoded_reads")
 
 
 class Tunable(Protocol):
@@ -65,19 +70,8 @@ class Tunable(Protocol):
     def watch(self, trace: AccessTrace | None) -> None:
         """See `Store.watch`."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Senses:
-    """What the tuner asks the world, and where it writes what it did."""
-
-    note: Callable[[Mapping[str, object]], None]
-    """Takes each decision, as plain JSON data."""
-    cache_bytes: Callable[[], float] = lambda: 0.0
-    """Memory that the page cache can take."""
-    recompute_s_per_byte: Callable[[], float] = lambda: 0.0
-    """Time to compute a byte of KV; 0 where it is not known, and admission is left alone."""
-    clock: Callable[[], float] = time.monotonic
-    wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    def try_encoding(self, max_bytes: int) -> Shrinkage:
+        """See `Store.try_encoding`."""
 
 
 @dataclass(slots=True)
@@ -150,6 +144,7 @@ class Tuner:
         self._opened, self._ledger = store.config, Ledger()
         self._free = free_settings(store.config, fixed)
         self._trace, self._reuse = AccessTrace(), ReuseCurve()
+        self._codec = CodecTuner(store, senses, mode=mode, fixed=fixed, policy=policy)
         self._before = (senses.clock(), store.stats())
         self._phase: _Phase | None = None
         self._trial: _Trial | None = None
@@ -174,16 +169,25 @@ class Tuner:
         self._reuse.enter(self._trace.drain())
         window = self._window(before, stats, now_s - before_s)
         self._before = (now_s, stats)
-        if not self._may_go_on(window):
-            return
-        if self._trial is not None:
-            self._check(self._trial, now_s, stats)
-        else:
-            self._decide(window, now_s)
+        if self._may_go_on(window):
+            if self._trial is not None:
+                self._check(self._trial, now_s, stats)
+            else:
+                self._decide(window, now_s)
+        self._weigh_codec(window, stats)
 
     def close(self) -> None:
         """Watch no more; the settings stay."""
         self._store.watch(None)
+
+    def _weigh_codec(self, window: Window, stats: StoreStats) -> None:
+        is_calm = self._trial is None
+        done = self._codec.step(
+            window, stats, self.profile, self._reuse,
+            may_begin=is_calm and self._ledger.may_stake, may_end=is_calm,
+        )  # fmt: skip
+        if done is not None:
+            self._note(*done)
 
     def _window(self, before: StoreStats, after: StoreStats, seconds: float) -> Window:
         cache_bytes = self._senses.cache_bytes()
@@ -196,7 +200,8 @@ class Tuner:
 
     def _may_go_on(self, window: Window) -> bool:
         """Enter what the window cost; go back to the settings of the start if it was too much."""
-        config, opened = self._store.config, self._opened
+        config = self._store.config
+        opened = with_value(self._opened, CODEC, value_of(config, CODEC))
         now = predict(config, config, window, self.profile)
         then = now if config == opened else predict(opened, config, window, self.profile)
         self._ledger.enter(
@@ -373,7 +378,8 @@ class Tuner:
             "old": change.old,
             "new": change.new,
             "seen": _rounded(asdict(replace(window, around=Surroundings())))
-            | _rounded(asdict(window.around.reuse)),
+            | _rounded(asdict(window.around.reuse))
+            | _rounded({name: getattr(window.around, name) for name in _SEEN_BY_CODEC}),
             "predicted": {"before": _cost(change.cost_now), "after": _cost(change.cost_then)},
             "measured_wait_s": _digits(window.wait_s),
         }

@@ -19,6 +19,11 @@ class Surroundings:
     reuse: Reuse = field(default_factory=Reuse)
     recompute_s_per_byte: float = 0.0
     """Time to compute a byte of KV again; 0 where it is not known."""
+    encoded_hits: float = 0.0
+    """Pages a second: hits that there would be if pages that wait were encoded; where they are, of
+    those that there were, what would be missing without it."""
+    encoded_reads: float = 0.0
+    """Pages a second that were read after they had waited long enough to be encoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,8 @@ class Window:
 
     seconds: float
     gets: float = 0.0
+    pages_got: float = 0.0
+    pages_decoded: float = 0.0
     bytes_got: float = 0.0
     extents_got: float = 0.0
     bytes_scattered: float = 0.0
@@ -50,6 +57,9 @@ class Window:
     pages_hit: float = 0.0
     pages_evicted: float = 0.0
     bytes_merged: float = 0.0
+    bytes_to_encode: float = 0.0
+    bytes_saved: float = 0.0
+    encode_cpu_s: float = 0.0
     allocated_bytes: float = 0.0
     """At the end, not a rate; so is `num_pages`."""
     num_pages: float = 0.0

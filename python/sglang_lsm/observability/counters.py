@@ -35,7 +35,11 @@ class StoreStats:
     pages_encoded: int = 0
     bytes_saved: int = 0
     """Of the disk, when they were encoded."""
+    bytes_to_encode: int = 0
+    """Of the pages that were tried, those that did not shrink included."""
     encode_s: float = 0.0
+    encode_cpu_s: float = 0.0
+    """On the thread that encodes; of segments that are merged anyway, encoding alone."""
     puts_failed: int = 0
     """Calls of put_batch that raised."""
     puts: int = 0
