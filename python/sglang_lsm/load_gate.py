@@ -3,12 +3,17 @@
 A load of n pages, queued behind q others, is predicted to take
 
     load_s(n)    = (q + n) * r          r: seconds a page of reading, measured
-    compute_s(n) = n * c                c: seconds that one more page of prefill takes, measured
+    compute_s(n) = w + n * c            c: seconds that one more page of prefill takes, measured
+                                        w: until what was declined before it is computed
 
 and is worth it while load_s(n) <= compute_s(n). Both are lines through the pages of the prefix, and
-SGLang computes nothing of a request while it loads, so the best n is all or nothing. What cuts a
-load in the middle is time: the wait that SGLang grants it, and a disk that turns out slower than
-predicted, which each part of a read shows anew. The first part is small, the next ones double.
+SGLang computes nothing of a request while it loads, so the best n is all or nothing. Computing has
+a queue as well: of many hits at once, those behind a declined one are loaded while that is
+computed. w is a prediction and runs out by itself: a request that was called off holds up nothing.
+
+What cuts a load in the middle is time: the wait that SGLang grants it, and a disk that turns out
+slower than predicted, which each part of a read shows anew. The first part is small, the next ones
+double.
 
 Nothing measured yet means that everything is loaded: after a restart the disk is the only tier that
 holds anything. Where loading was found not worth it, one hit is loaded now and then all the same,
@@ -46,16 +51,22 @@ class Speeds:
 
 
 def pages_worth_loading(
-    num_hits: int, speeds: Speeds, *, num_queued: int = 0, limit_s: float = float("inf")
+    num_hits: int,
+    speeds: Speeds,
+    *,
+    num_queued: int = 0,
+    compute_wait_s: float = 0.0,
+    limit_s: float = float("inf"),
 ) -> int:
     """Return how many leading pages of a hit to load; the rest is computed. Pure.
 
     Never more than `num_hits`; not fewer on a faster disk, behind a shorter queue, or with a slower
-    prefill; and what is loaded is not predicted to take longer than computing it would, nor longer
-    than `limit_s`.
+    or busier prefill; and what is loaded is not predicted to take longer than computing it would,
+    nor longer than `limit_s`.
 
     Args:
         num_queued: pages that are read before the first of these.
+        compute_wait_s: until computing could begin.
         limit_s: how long SGLang waits for the load.
     """
     read_s, compute_s = speeds.read_s, speeds.compute_s
@@ -63,9 +74,10 @@ def pages_worth_loading(
         return num_hits
     in_time = limit_s / read_s - num_queued
     num_pages = num_hits if in_time >= num_hits else max(0, int(in_time))
-    if compute_s is None or (num_queued + num_pages) * read_s <= num_pages * compute_s:
+    if compute_s is None:
         return num_pages
-    return 0
+    is_worth = (num_queued + num_pages) * read_s <= compute_wait_s + num_pages * compute_s
+    return num_pages if is_worth else 0
 
 
 @dataclass(slots=True)
@@ -123,6 +135,8 @@ class LoadGate:
         self._read = Rate(window=max(8.0, READ_WINDOW_BYTES / page_bytes))
         self._prefill = MarginalRate(window=PREFILL_WINDOW_TOKENS, enough=PREFILL_ENOUGH_TOKENS)
         self._loads: deque[_Load] = deque()
+        self._computing_until_s = clock()
+        """When what was declined will have been computed."""
         self._next_attempt_s = clock()
         self._figures = GateFigures()
         self._lock = threading.Lock()
@@ -150,7 +164,11 @@ class LoadGate:
             limit_s = self._wait_limit_s(num_hits * self._page_tokens)
             speeds = self._speeds()
             num_pages = pages_worth_loading(
-                num_hits, speeds, num_queued=num_queued, limit_s=limit_s
+                num_hits,
+                speeds,
+                num_queued=num_queued,
+                compute_wait_s=self._compute_wait_s(),
+                limit_s=limit_s,
             )
             is_attempt = bool(num_hits and not num_pages and not num_queued)
             is_attempt = is_attempt and self._clock() >= self._next_attempt_s
@@ -159,6 +177,7 @@ class LoadGate:
                 self._figures.attempts += 1
             self._figures.pages_found += num_hits
             self._figures.pages_declined += num_hits - num_pages
+            self._computes(num_hits - num_pages)
             if num_pages:
                 self._loads.append(_Load(path, num_pages, limit_s, self._clock(), is_attempt))
             return num_pages
@@ -176,6 +195,14 @@ class LoadGate:
                 self._loads.popleft()
             return Reading(self, self._loads[0])
 
+    def _compute_wait_s(self) -> float:
+        return max(0.0, self._computing_until_s - self._clock())
+
+    def _computes(self, num_pages: int) -> None:
+        """Note pages that are not loaded, so that they are computed."""
+        wait_s = self._compute_wait_s() + num_pages * (self._speeds().compute_s or 0.0)
+        self._computing_until_s = self._clock() + wait_s
+
     def _speeds(self) -> Speeds:
         token_s = self._prefill.seconds_per_unit
         return Speeds(
@@ -192,9 +219,15 @@ class LoadGate:
         with self._lock:
             num_worth = num_left
             if load.num_parts:
-                num_worth = pages_worth_loading(num_left, self._speeds(), limit_s=load.left_s)
+                num_worth = pages_worth_loading(
+                    num_left,
+                    self._speeds(),
+                    compute_wait_s=self._compute_wait_s(),
+                    limit_s=load.left_s,
+                )
             if not num_worth:
                 self._figures.pages_cut += num_left
+                self._computes(num_left)
                 load.num_left = 0
                 return 0
             part_bytes = min(FIRST_PART_BYTES << min(load.num_parts, 10), LARGEST_PART_BYTES)

@@ -18,7 +18,7 @@ def test_a_profile_survives_its_file():
 @example(b"")
 @example(b"null")
 @example(b"[" * 100_000)
-@example(encode_profile(device()).replace(b'"version": 4', b'"version": 3'))
+@example(encode_profile(device()).replace(b'"version": 5', b'"version": 3'))
 @example(encode_profile(device()).replace(b"read_hot", b"read_hit"))
 @example(encode_profile(device()).replace(b'"depth": 1', b'"depth": 0'))
 @example(encode_profile(device()).replace(b'"sync_s": 0.002', b'"sync_s": NaN'))

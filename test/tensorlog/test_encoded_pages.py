@@ -36,7 +36,7 @@ def written(flags):
     return disk, locations
 
 
-def read(disk, locations, out, *, num_bytes=None, verifies=True, step_bytes=8192):
+def read(disk, locations, out, *, num_bytes=None, verifies=True):
     """Read all as one transfer; return what became of each page."""
     (transfer,) = plan_transfers(locations, io_bytes=1 << 30)
     fake = FakeDisk()
@@ -44,19 +44,18 @@ def read(disk, locations, out, *, num_bytes=None, verifies=True, step_bytes=8192
     file = fake.open(Path("/log/pages"), create=True)
     file.pwritev([bytes(disk[:num_bytes])], 0)
     row = PageRow.of(transfer, ReadRequest(KEYS, locations, out, verifies), Scratch(0))
-    return dict(row.read(file, step_bytes, nullcontext))
+    return dict(row.read(file, nullcontext))
 
 
 def buffers(*sizes):
     return [[memoryview(bytearray(size))] for size in sizes]
 
 
-@pytest.mark.parametrize("step_bytes", [5000, 8192, 1 << 20])
 @pytest.mark.parametrize("flags", [(1, 1, 1), (0, 1, 0), (1, 0, 1)])
-def test_plain_and_encoded_pages_come_out_as_they_were(flags, step_bytes):
+def test_plain_and_encoded_pages_come_out_as_they_were(flags):
     disk, locations = written(flags)
     out = buffers(*[NUM_BYTES] * 3)
-    assert read(disk, locations, out, step_bytes=step_bytes) == dict.fromkeys(range(3), "intact")
+    assert read(disk, locations, out) == dict.fromkeys(range(3), "intact")
     assert [bytes(page[0]) for page in out] == CONTENTS
 
 

@@ -56,10 +56,12 @@ def test_what_the_kernel_read_ahead_and_dropped_begins_anew():
     assert ways == ["direct"] * READS_BEFORE_FILLING + ["cached", "direct"]
 
 
-def test_a_system_that_cannot_tell_lets_the_page_cache_serve():
+def test_a_system_that_cannot_tell_lets_the_page_cache_serve_what_comes_often():
     modes, segment = io_modes(), FakeSegment()
     segment.num_cached = None
-    assert way(modes, segment) == "cached"
+    ways = [way(modes, segment) for _ in range(READS_BEFORE_FILLING + 3)]
+    assert ways == ["direct"] * READS_BEFORE_FILLING + ["cached"] * 3
+    assert way(io_modes("buffered"), segment) == "cached"
 
 
 @pytest.mark.parametrize(

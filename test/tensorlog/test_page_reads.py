@@ -1,13 +1,11 @@
-"""Pages read step by step are the pages, each verified; fewer where the file ends."""
+"""What is read are the pages, each verified; fewer where the file ends."""
 
 from contextlib import nullcontext
 from pathlib import Path
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from sglang_lsm import format
-from sglang_lsm.errors import UnavailableError
 from sglang_lsm.pages import Location
 from sglang_lsm.tensorlog.page_reads import PageRow, ReadRequest
 from sglang_lsm.tensorlog.scratch import Scratch
@@ -19,7 +17,6 @@ START = format.BLOCK_BYTES
 contents = st.lists(
     st.lists(st.binary(min_size=1, max_size=9000), min_size=1, max_size=3), min_size=1, max_size=5
 )
-steps = st.sampled_from([1, 1000, 4096, 5000, 1 << 20])
 
 
 def views(pages):
@@ -46,62 +43,42 @@ class Written:
         self.out = [[memoryview(bytearray(len(piece))) for piece in page] for page in written]
         self.num_calls = 0
 
-    def read(self, step_bytes=4096, checks=True):
+    def read(self, checks=True):
         def counted():
             self.num_calls += 1
             return nullcontext()
 
         pages = ReadRequest(self.keys, self.locations, self.out, checks)
         row = PageRow.of(self.transfer, pages, Scratch(0))
-        return ((i, verdict == "intact") for i, verdict in row.read(self.file, step_bytes, counted))
+        return ((i, verdict == "intact") for i, verdict in row.read(self.file, counted))
 
 
-@given(contents, steps, st.booleans())
-@example([[b"x" * 4096] * 3, [b"y" * 8192]], 4096, True)
-def test_whatever_the_step_every_page_is_read(pages, step_bytes, checks):
+@given(contents, st.booleans())
+@example([[b"x" * 4096] * 3, [b"y" * 8192]], True)
+def test_every_page_is_read_in_one_call(pages, checks):
     written = Written(pages)
     expected = [(i, True) for i in range(len(pages))]
-    assert list(written.read(step_bytes, checks)) == expected
+    assert list(written.read(checks)) == expected
+    assert written.num_calls == 1
     assert [[bytes(piece) for piece in page] for page in written.out] == pages
 
 
-@given(contents, steps, st.booleans(), st.data())
-def test_what_lies_behind_the_end_of_the_file_is_not_intact(pages, step_bytes, checks, data):
+@given(contents, st.booleans(), st.data())
+def test_what_lies_behind_the_end_of_the_file_is_not_intact(pages, checks, data):
     written = Written(pages)
     ends = [at.offset + at.length for at in written.locations]
     end = data.draw(st.integers(START, ends[-1] - 1))
     written.file.truncate(end)
-    assert [ok for _, ok in written.read(step_bytes, checks)] == [end >= at for at in ends]
+    assert [ok for _, ok in written.read(checks)] == [end >= at for at in ends]
 
 
-@given(contents, steps, st.data())
-def test_a_flipped_bit_is_found_in_its_page_alone(pages, step_bytes, data):
+@given(contents, st.data())
+def test_a_flipped_bit_is_found_in_its_page_alone(pages, data):
     written = Written(pages)
     flipped = data.draw(st.integers(0, len(pages) - 1))
     at = written.locations[flipped]
     byte = data.draw(st.integers(at.offset, at.offset + at.length - 1))
     written.file.pwritev([bytes([written.content[byte - START] ^ 16])], byte)
     expected = [i != flipped for i in range(len(pages))]
-    assert [ok for _, ok in written.read(step_bytes)] == expected
-    assert all(ok for _, ok in written.read(step_bytes, checks=False))
-
-
-def test_a_step_is_read_when_it_is_asked_for():
-    written = Written([[b"x" * 4096]] * 4)
-    pages = written.read(step_bytes=8192)
-    assert [next(pages), written.num_calls] == [(0, True), 1]
-    assert [next(pages), written.num_calls] == [(1, True), 1]
-    assert [next(pages), written.num_calls] == [(2, True), 2]
-
-
-def test_pages_before_an_io_error_stay_verified(monkeypatch):
-    written = Written([[b"x" * 4096]] * 3)
-    pages = written.read(step_bytes=8192)
-    assert [next(pages), next(pages)] == [(0, True), (1, True)]
-
-    def fail(buffers, offset):
-        raise UnavailableError("the disk is gone")
-
-    monkeypatch.setattr(written.file, "preadv", fail)
-    with pytest.raises(UnavailableError, match="the disk is gone"):
-        next(pages)
+    assert [ok for _, ok in written.read()] == expected
+    assert all(ok for _, ok in written.read(checks=False))

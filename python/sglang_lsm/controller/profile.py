@@ -17,7 +17,7 @@ from sglang_lsm.errors import CorruptionError
 Kind = Literal["read_direct", "read_cold", "read_hot", "write_direct", "write_buffered"]
 """`read_cold` and `read_hot` go through the page cache, where the page is not or is."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-PROFILE_VERSION = 4
+PROFILE_VERSION = 5
 
 _MAX_FACTOR = 16.0
 _LEARNING = 0.3

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from sglang_lsm.controller.profile import (
 )
 from sglang_lsm.errors import CorruptionError, UnavailableError
 from sglang_lsm.fs import File, FileSystem
-from sglang_lsm.tensorlog.page_reads import STEP_BYTES, arriving, cut
 from sglang_lsm.tensorlog.segment import at_own_pace
 
 logger = logging.getLogger(__name__)
@@ -192,8 +191,5 @@ def _lanes(depth: int) -> Iterator[ThreadPoolExecutor]:
 
 def read_filling(file: File, out: memoryview, offset: int) -> None:
     """Read what is not in the page cache through it, as the log does."""
-    step_bytes = STEP_BYTES["filling"]
     with at_own_pace(file) as own:
-        pieces = cut(out, step_bytes)
-        for _ in arriving(own, pieces, offset, step_bytes=step_bytes, timed=nullcontext):
-            pass
+        own.preadv([out], offset)

@@ -11,8 +11,9 @@ So under `auto`:
 A few (`READS_BEFORE_FILLING`) is what filling costs more than reading around, in what a read from
 the page cache saves: as long as a page comes less often than that, filling was in vain, and who
 waits until then pays at most twice what he had to (ski rental). What was in the page cache at its
-last use and is not any more begins anew: others want that memory. Nothing of this decides what is
-right or wrong, so the memory of uses is bounded and coarse: by the place where a transfer begins.
+last use and is not any more begins anew: others want that memory. A kernel that cannot tell what is
+there (before 6.5) serves what was read so often. Nothing of this decides what is right or wrong, so
+the memory of uses is bounded and coarse: by the place where a transfer begins.
 """
 
 import threading
@@ -64,22 +65,18 @@ class IoModes:
         if may_direct and (self._mode == "direct" or self.is_beyond_memory):
             return "direct"
         num_cached = segment.cached_bytes(transfer.offset, transfer.num_bytes)
+        place = (transfer.segment_id, transfer.offset)
+        if num_cached is not None and num_cached >= transfer.num_bytes:
+            self._note(place, 0)
+            return "cached"
+        num_reads = self._young.get(place, self._old.get(place, 0))
+        if may_direct and num_reads < READS_BEFORE_FILLING:
+            self._note(place, num_reads + 1)
+            return "direct"
         if num_cached is None:
             return "cached"
-        if num_cached >= transfer.num_bytes:
-            self._note((transfer.segment_id, transfer.offset), 0)
-            return "cached"
-        if may_direct and not self._fills_cache(transfer):
-            return "direct"
+        self._note(place, 0)
         return "filling"
-
-    def _fills_cache(self, transfer: Transfer) -> bool:
-        """Return whether what is not in the page cache is to be put there; note the use."""
-        place = (transfer.segment_id, transfer.offset)
-        num_reads = self._young.get(place, self._old.get(place, 0))
-        fills = num_reads >= READS_BEFORE_FILLING
-        self._note(place, 0 if fills else num_reads + 1)
-        return fills
 
     def _note(self, place: tuple[int, int], num_reads: int) -> None:
         with self._lock:

@@ -21,7 +21,7 @@ from sglang_lsm.observability.spending import Spending
 from sglang_lsm.pages import Location, PageBuffer
 from sglang_lsm.tensorlog.io_modes import IoModes
 from sglang_lsm.tensorlog.new_batch import NewBatch, Reservation, Seal
-from sglang_lsm.tensorlog.page_reads import STEP_BYTES, PageRow, ReadRequest
+from sglang_lsm.tensorlog.page_reads import PageRow, ReadRequest
 from sglang_lsm.tensorlog.scratch import Scratch
 from sglang_lsm.tensorlog.segment import ReadWay, Segment, parse_segment_name, segment_name
 from sglang_lsm.tensorlog.transfer import (
@@ -500,8 +500,7 @@ class TensorLog:
                     way = self._modes.way_to_read(segment, transfer, fits_direct=fits_direct)
                 timed = partial(self.spending.transfer, "read")
                 with segment.reading(way) as file:
-                    step_bytes = STEP_BYTES.get(way, transfer.num_bytes)
-                    for i, verdict in row.read(file, step_bytes, timed):
+                    for i, verdict in row.read(file, timed):
                         result.intact[i] = verdict == "intact"
                         if verdict == "damaged":
                             result.damaged.append(i)
