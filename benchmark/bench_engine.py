@@ -6,7 +6,7 @@
 Every rival runs in a process of its own. A round measures every grid point once, the rivals of a
 point one after the other in shuffled order, so that a ratio compares runs seconds apart; figures
 are medians over rounds with their range. Reads end in the caller's memory and are compared byte for
-byte. "hot" is read four times before, so it may sit in the page cache or in a cache of the rival's
+byte. "hot" is read nine times before, so it may sit in the page cache or in a cache of the rival's
 own; "cold" is right after both were emptied. CPU seconds cover all threads of the process, not the
 kernel's writeback.
 """

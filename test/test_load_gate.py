@@ -191,8 +191,8 @@ def test_a_burst_is_not_granted_more_than_its_turn_is_worth():
 
 
 def test_of_a_burst_what_is_behind_a_declined_hit_is_loaded_while_that_is_computed():
-    """Computing 64 pages takes 6.4 s, loading them 1.6: four are loaded in that time, and three more
-    while the fifth is computed."""
+    """Computing 64 pages takes 6.4 s, loading them 1.6: four are loaded in that time, and three
+    more while the fifth is computed."""
     bench = Bench(read_s=0.025, compute_s=0.1)
     bench.load(path(64))
     granted = [bench.gate.grant(path(64, branch=bytes([i])), 64) for i in range(8)]
