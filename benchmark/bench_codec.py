@@ -23,6 +23,7 @@ from sglang_lsm import codec, format
 from sglang_lsm.config import GIB, LogConfig, StoreConfig
 from sglang_lsm.pages import PageBuffer, PagePath
 from sglang_lsm.store import Store
+from sglang_lsm.tensorlog.io_modes import READS_BEFORE_FILLING
 
 from benchmark import real_kv
 from benchmark.harness import machine_facts, print_facts, summarize, table, write_json
@@ -179,8 +180,8 @@ def _gets(
         if cache == "cold":
             store.drop_cache()
         else:
-            # Twice: the page cache takes what is used a second time.
-            for _ in range(2):
+            # The page cache takes what comes again and again.
+            for _ in range(READS_BEFORE_FILLING + 1):
                 _get_all(store, paths, out)
         seconds, cpu_s = _timed(lambda: _get_all(store, paths, out))
         assert all(mine[0] == theirs[0] for mine, theirs in zip(out, pages, strict=True))

@@ -4,10 +4,10 @@
     scripts/bench scaling --json FILE       about 6 minutes, 9 GB of disk
 
 `pages`: one store of 4 KiB pages grows, and so does an index without a store, which goes on to 1e7
-entries; at each size new paths of 128 pages are put, random stored ones got hot, and paths of 128
+entries; at each size new paths of 128 pages are put, random stored ones got, and paths of 128
 pages probed of which 64, or none, are stored. `prompts`: one path of 1k to 128k tokens (64 a page,
 4 KiB each: what is left is the cost of keys, index and calls). `clients`: threads that put, then
-get hot, paths of 32 pages of 64 KiB each.
+get, paths of 32 pages of 64 KiB each.
 
 The bytes of a page do not matter to the first two; what moving bytes costs is `bench engine`.
 """
@@ -134,12 +134,11 @@ def by_pages_of_a_store(plan: Plan, directory: Path) -> Iterator[Row]:
         names = [f"path {chooser.randrange(num_paths)}" for _ in range(plan.repeats)]
         stored = [path_of(name, PATH_PAGES) for name in names]
         for path in stored:
-            # Once before, so that what is timed comes from the page cache.
             found = store.get_batch(path, out)
             check_pages(source, out, range(PATH_PAGES), found)
         gets = timed([lambda path=path: store.get_batch(path, out) for path in stored])
         yield Row("pages", "store: put", size, median_us(puts, per=PATH_PAGES), "us/page")
-        yield Row("pages", "store: get, hot", size, median_us(gets, per=PATH_PAGES), "us/page")
+        yield Row("pages", "store: get", size, median_us(gets, per=PATH_PAGES), "us/page")
         yield from _probes("store", store.probe, size, names, plan.repeats)
     store.close()
 
@@ -199,7 +198,7 @@ def by_prompt_tokens(plan: Plan, directory: Path, round_number: int) -> Iterator
         get = timed([lambda: store.get_batch(path, pages)] * repeats)  # noqa: B023
         check_pages(source, pages, range(num_pages), store.get_batch(path, pages))
         probe = timed([lambda: store.probe(path)] * repeats)  # noqa: B023
-        for line, seconds in (("put", put), ("get, hot", get), ("probe, all stored", probe)):
+        for line, seconds in (("put", put), ("get", get), ("probe, all stored", probe)):
             yield Row("prompts", line, tokens, median_us(seconds), "us", round_number)
     store.close()
 
@@ -222,7 +221,7 @@ def by_clients(plan: Plan, directory: Path, round_number: int) -> Iterator[Row]:
             [path_of(f"{num_clients} {who} {i}", CLIENT_PAGES) for i in range(calls)]
             for who in range(num_clients)
         ]
-        for line, do in (("put", store.put_batch), ("get, hot", store.get_batch)):
+        for line, do in (("put", store.put_batch), ("get", store.get_batch)):
             seconds, wall_s = _at_once(do, paths, memory)
             gb_per_s = num_clients * calls * batch_bytes / 1e9 / wall_s
             yield Row("clients", line, num_clients, gb_per_s, "GB/s", round_number)
