@@ -43,7 +43,7 @@ def test_what_was_only_written_is_held_by_a_cache_that_writes_go_through():
 
 
 def test_reads_around_the_page_cache_come_first_then_one_that_fills_it_and_then_those_it_serves():
-    """Each prompt is read so often that one read in eight fills, and four are served from there."""
+    """Of the reads of each prompt one fills the page cache, and the last four are served by it."""
     num_reads = READS_BEFORE_FILLING + 5
     curve = curve_of([(number, False) for _ in range(num_reads) for number in range(64)])
     loop_bytes = 64 * 32 * PAGE_BYTES
@@ -51,7 +51,7 @@ def test_reads_around_the_page_cache_come_first_then_one_that_fills_it_and_then_
     assert held.cached_by_reads == pytest.approx(4 / num_reads, abs=0.02)
     assert held.fills == pytest.approx(1 / num_reads, abs=0.02)
     assert gone.cached_by_reads < 0.02
-    # Of those that would be there, one in four is read through the page cache once more.
+    # What would be there begins anew: of so many reads the last goes through the page cache.
     assert gone.fills == pytest.approx((1 + 4 / (READS_BEFORE_FILLING + 1)) / num_reads, abs=0.02)
 
 

@@ -7,8 +7,8 @@ way), seconds a byte from `profile`, with the factors that live transfers gave i
     of them under way
     read    R * (h * t(hot) + (1 - h) * t(cold)) buffered, R * t(direct) around the page cache;
             h = share of reads whose reuse distance fits the page cache (`reuse`). `auto` reads h
-            from there and around it what was not read often; of what was, it fills it once, and
-            again with one in four of what is not there any more (`tensorlog.io_modes`)
+            from there and around it what was not read often; what was fills it once, and again
+            at every READS_BEFORE_FILLING + 1st read of what is gone (`tensorlog.io_modes`)
     write   W * t(write); buffered, W * t(write direct) again in the background, when it is flushed,
             without the factor: what callers wait for beside the device does not hold up the kernel
     own     what calls cost beside moving bytes: keys, index, checksums, page table. Taken as the
