@@ -1,8 +1,9 @@
 """Are the page copies right on this GPU, and how near do they come to its own copy speed?
 
 Checks gather and scatter against the reference, times them against the card's device-to-device copy
-and against per-layer indexing, and runs the whole path device pool -> pinned memory -> store and
-back. Writes one Markdown and one JSON table under `--output`, named after the card.
+and against per-layer indexing, runs the whole path device pool -> pinned memory -> store and back,
+and copies victims aside as the server does. Writes one Markdown and one JSON report under
+`--output`, named after the card.
 
 `--device cpu` checks tiny pools in Triton's interpreter and times nothing.
 
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ from benchmark.harness import (
 if TYPE_CHECKING:
     from benchmark.gpu_copies import Timing
     from benchmark.gpu_path import PathTimes
+    from benchmark.gpu_victims import VictimTimes
 
 EXIT_WRONG_BYTES, EXIT_NO_GPU = 1, 3
 RESULTS = Path(__file__).parent / "results"
@@ -56,16 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmark.gpu_copies import WrongBytesError
 
     try:
-        timings, paths = measure(options)
+        found = measure(options)
     except WrongBytesError as error:
         print(f"gpu_check: WRONG BYTES, nothing was written. {error}", file=sys.stderr)
         return EXIT_WRONG_BYTES
     facts = gpu_facts(options) | machine_facts(options.store_dir)
     print_facts(facts)
-    text = markdown(facts, timings, paths)
+    text = markdown(facts, found)
     print(text)
     if options.output is not None:
-        write(options.output, facts, text, timings, paths)
+        write(options.output, facts, text, found)
     return 0
 
 
@@ -88,28 +90,42 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def measure(options: argparse.Namespace) -> "tuple[list[Timing], list[PathTimes]]":
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was found right; on a GPU also how long it took."""
+
+    copies: "list[Timing]" = field(default_factory=list)
+    tiles: "list[Timing]" = field(default_factory=list)
+    paths: "list[PathTimes]" = field(default_factory=list)
+    victims: "list[VictimTimes]" = field(default_factory=list)
+
+
+def measure(options: argparse.Namespace) -> Measured:
     """Check, and on a GPU time, every geometry. Raises WrongBytesError at the first wrong byte."""
-    from benchmark import gpu_copies, gpu_path
+    from benchmark import gpu_copies, gpu_path, gpu_victims
 
     on_gpu, device = options.device == "cuda", torch.device(options.device)
     geometries = gpu_copies.GPU_GEOMETRIES if on_gpu else gpu_copies.TINY_GEOMETRIES
-    num_pages = max(COUNTS) if on_gpu else 5
-    timings: list[Timing] = []
-    paths: list[PathTimes] = []
+    num_pages, rounds = max(COUNTS) if on_gpu else 5, options.rounds
+    found = Measured()
     for geometry in geometries:
         gpu_copies.check_copies(geometry, device, num_pages=num_pages // 2)
         if on_gpu:
-            found = gpu_copies.time_copies(geometry, device, counts=COUNTS, rounds=options.rounds)
-            timings += found
+            found.copies.extend(
+                gpu_copies.time_copies(geometry, device, counts=COUNTS, rounds=rounds)
+            )
+            found.tiles.extend(
+                gpu_copies.time_tiles(geometry, device, num_pages=num_pages, rounds=rounds)
+            )
+        found.victims.extend(gpu_victims.time_victims(geometry, device, rounds=rounds))
         options.store_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=options.store_dir) as directory:
             times = gpu_path.run_path(
-                geometry, device, Path(directory), num_pages=num_pages, rounds=options.rounds
+                geometry, device, Path(directory), num_pages=num_pages, rounds=rounds
             )
-            paths.append(times)
+            found.paths.append(times)
         print(f"gpu_check: right. {geometry.name}")
-    return timings, paths
+    return found
 
 
 def gpu_facts(options: argparse.Namespace) -> dict[str, object]:
@@ -132,22 +148,22 @@ def gpu_facts(options: argparse.Namespace) -> dict[str, object]:
     } | facts
 
 
-def markdown(
-    facts: Mapping[str, object], timings: "Sequence[Timing]", paths: "Sequence[PathTimes]"
-) -> str:
+def markdown(facts: Mapping[str, object], found: Measured) -> str:
     """Return the report: what was right, how fast the copies are, how long the path takes."""
     named = "\n".join(f"* {name}: {value}" for name, value in facts.items())
     parts = [f"# Page copies on {facts['card']}", named]
     parts.append(
-        "Gather and scatter equalled the reference, and every byte came back from the store, for: "
-        + "; ".join(times.geometry for times in paths)
+        "Gather and scatter equalled the reference, victims lay in host memory as the host pool"
+        " would hold them, and every byte came back from the store, for: "
+        + "; ".join(times.geometry for times in found.paths)
         + "."
     )
-    if timings:
-        parts += [COPIES_LEGEND, table(COPIES_HEAD, copy_rows(timings))]
-        parts += [PATH_LEGEND, table(PATH_HEAD, path_rows(paths))]
-    else:
-        parts.append("No times: the interpreter says nothing about speed.")
+    if not found.copies:
+        return "\n\n".join([*parts, "No times: the interpreter says nothing about speed.\n"])
+    parts += [COPIES_LEGEND, table(COPIES_HEAD, copy_rows(found.copies))]
+    parts += [VICTIMS_LEGEND, table(VICTIMS_HEAD, victim_rows(found.victims))]
+    parts += [PATH_LEGEND, table(PATH_HEAD, path_rows(found.paths))]
+    parts += [TILES_LEGEND, table(COPIES_HEAD, copy_rows(found.tiles))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -161,6 +177,15 @@ PATH_LEGEND = (
     "The stages of the whole path, one after the other; GB/s counts every byte once. The page cache"
     " is dropped before get_batch."
 )
+TILES_LEGEND = (
+    "The kernels with tiles of other sizes: what one program copies. `TILE_BYTES` is the default."
+)
+VICTIMS_LEGEND = (
+    "A victim of the device copied aside before its slots are reused, as the server does it:"
+    " `scheduler us` is what the scheduler thread pays for all of it, `ms` and GB/s run from its"
+    " first call until all pages lie in pinned memory."
+)
+VICTIMS_HEAD = ("geometry", "layout", "pages", "MB", "batches", "scheduler us", "ms", "GB/s")
 PATH_HEAD = ("geometry", "pages", "MB", "stage", "ms", "GB/s")
 
 
@@ -187,6 +212,17 @@ def copy_rows(timings: "Sequence[Timing]") -> list[list[str]]:
     return rows
 
 
+def victim_rows(victims: "Sequence[VictimTimes]") -> list[list[str]]:
+    """Return a row for each layout of each geometry."""
+    rows = []
+    for times in victims:
+        speeds = summarize(times.num_bytes / ms / 1e6 for ms in times.arrival_ms.values())
+        figures = summarize(times.scheduler_us.values()), summarize(times.arrival_ms.values())
+        size = str(times.num_pages), short(times.num_bytes / 1e6), str(times.num_batches)
+        rows.append([times.geometry, times.layout, *size, *map(str, (*figures, speeds))])
+    return rows
+
+
 def path_rows(paths: "Sequence[PathTimes]") -> list[list[str]]:
     """Return a row for each stage of each geometry."""
     return [
@@ -201,17 +237,11 @@ def path_rows(paths: "Sequence[PathTimes]") -> list[list[str]]:
     ]
 
 
-def write(
-    output: Path,
-    facts: Mapping[str, object],
-    text: str,
-    timings: "Sequence[Timing]",
-    paths: "Sequence[PathTimes]",
-) -> None:
+def write(output: Path, facts: Mapping[str, object], text: str, found: Measured) -> None:
     """Write the report as Markdown and, with every timed round, as JSON."""
     name = "gpu_check-" + re.sub(r"[^a-z0-9]+", "-", str(facts["card"]).lower()).strip("-")
-    timed_paths = paths if timings else []
-    rounds = {"copies": list(map(asdict, timings)), "paths": list(map(asdict, timed_paths))}
+    # Rounds of the interpreter are no figures.
+    rounds = asdict(found if found.copies else Measured())
     write_json(output / f"{name}.json", {"facts": facts} | rounds)
     (output / f"{name}.md").write_text(text)
     print(f"gpu_check: wrote {output / name}.md and .json")

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -16,6 +17,7 @@ from sglang_lsm.kernels.reference import gather_pages_reference, scatter_pages_r
 from sglang_lsm.kernels.scatter_pages import scatter_pages
 
 POISON = 0xA5
+TILE_SIZES = (2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,13 +207,45 @@ def time_copies(
         ways = ways_to_copy(pool, ids)
         num_bytes = count * pool.page_bytes
         timings = {way: Timing(geometry.name, count, num_bytes, way) for way in ways}
-        for call in ways.values():
-            timer(call, 3)
-        for number, way in itertools.product(range(rounds), ways):
-            device_ms, host_us = timer(ways[way], 10)
-            timings[way].device_ms[number] = device_ms
-            timings[way].host_us[number] = host_us
+        _take_turns(ways, timings, rounds, timer)
         yield from timings.values()
+
+
+def time_tiles(
+    geometry: Geometry,
+    device: torch.device,
+    *,
+    num_pages: int,
+    rounds: int,
+    timer: Timer = cuda_timer,
+) -> Iterator[Timing]:
+    """Time gather and scatter with other tiles than theirs, and the copy that they are held to."""
+    pool = geometry.make_pool(3 * num_pages, device, seed=2)
+    ids = some_pages(pool, num_pages, seed=num_pages)
+    staging, other = poisoned(num_pages, pool), poisoned(num_pages, pool)
+    ways: dict[str, Callable[[], object]] = {"device-to-device copy": lambda: other.copy_(staging)}
+    for tile_bytes in TILE_SIZES:
+        for kernel in (gather_pages, scatter_pages):
+            name = f"{kernel.__name__}, tile {tile_bytes >> 10} KiB"
+            ways[name] = partial(kernel, pool, ids, staging, tile_bytes=tile_bytes)
+    num_bytes = num_pages * pool.page_bytes
+    timings = {way: Timing(geometry.name, num_pages, num_bytes, way) for way in ways}
+    _take_turns(ways, timings, rounds, timer)
+    yield from timings.values()
+
+
+def _take_turns(
+    ways: Mapping[str, Callable[[], object]],
+    timings: Mapping[str, Timing],
+    rounds: int,
+    timer: Timer,
+) -> None:
+    for call in ways.values():
+        timer(call, 3)
+    for number, way in itertools.product(range(rounds), ways):
+        device_ms, host_us = timer(ways[way], 10)
+        timings[way].device_ms[number] = device_ms
+        timings[way].host_us[number] = host_us
 
 
 def ways_to_copy(pool: PagedPool, ids: torch.Tensor) -> Mapping[str, Callable[[], object]]:

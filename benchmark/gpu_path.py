@@ -35,10 +35,10 @@ class PathTimes:
     @contextmanager
     def stage(self, name: str, number: int, device: torch.device) -> Iterator[None]:
         """Time the block as one stage of round `number`."""
-        _drain(device)
+        drain(device)
         before = time.perf_counter()
         yield
-        _drain(device)
+        drain(device)
         self.seconds[name][number] = time.perf_counter() - before
 
 
@@ -126,8 +126,8 @@ def _fingerprint(geometry: Geometry) -> Fingerprint:
     )
 
 
-def _drain(device: torch.device) -> None:
-    """Wait until the device has done all that was enqueued."""
+def drain(device: torch.device) -> None:
+    """Wait until the device has done all that was enqueued on the current stream."""
     if device.type == "cuda":
         event = torch.cuda.Event()
         event.record()

@@ -1,8 +1,9 @@
 """Pages of the device pool that never reached the host tier, copied aside before their slots go.
 
-One gather for a part of the victim, into the bytes the host pool would hold, and one copy to host
-memory. On a GPU both run on the forward stream: behind each forward that wrote the page, before any
-that can reuse its slots. The writer waits for them, not the scheduler.
+One gather for many pages of the victim, into the bytes the host pool would hold, and one copy to
+host memory for each run of places side by side. On a GPU both run on the forward stream: behind
+each forward that wrote a page, before any that can reuse its slots. The writer waits for them, not
+the scheduler, which pays for the launches: per batch, hence as few batches as memory allows.
 """
 
 from collections import deque
@@ -15,9 +16,9 @@ from sglang_lsm.kernels.paged_pool import PagedPool
 from sglang_lsm.kernels.reference import gather_pages_reference
 from sglang_lsm.pages import PageBuffer
 
-CHUNK_BYTES = 8 << 20
-"""Most bytes of one gather, and of one place to copy to."""
-MIN_CHUNKS = 4
+BATCH_BYTES = 64 << 20
+"""Most bytes of one gather: memory of the GPU while it runs, twice that for `page_first`."""
+MIN_PAGES = 4
 LAYOUTS = ("page_first", "page_first_direct")
 
 
@@ -54,18 +55,17 @@ class DevicePages:
             layout: of the host pool, one of `LAYOUTS`.
             stream: tells the forward stream of a GPU; None for the current one.
         """
-        self.chunk_pages = max(1, CHUNK_BYTES // pool.page_bytes)
-        num_chunks = max(MIN_CHUNKS, staging_bytes // (self.chunk_pages * pool.page_bytes))
-        self.num_pages = num_chunks * self.chunk_pages
+        self.batch_pages = max(1, BATCH_BYTES // pool.page_bytes)
+        self.num_pages = max(MIN_PAGES, staging_bytes // pool.page_bytes)
         self._pool, self._stream = pool, stream
         self._is_token_first = layout == "page_first"
         self._is_cuda = pool.device.type == "cuda"
-        self._chunks = torch.zeros(
-            (num_chunks, self.chunk_pages, pool.page_bytes),
-            dtype=torch.uint8,
-            pin_memory=self._is_cuda,
+        self._places = torch.zeros(
+            (self.num_pages, pool.page_bytes), dtype=torch.uint8, pin_memory=self._is_cuda
         )
-        self._free = deque(range(num_chunks))
+        self._views = [memoryview(place) for place in self._places.numpy()]
+        # In the order in which they were given back, so mostly side by side.
+        self._free = deque(range(self.num_pages))
 
     @property
     def page_bytes(self) -> int:
@@ -73,34 +73,37 @@ class DevicePages:
         return self._pool.page_bytes
 
     def take(self, slots: torch.Tensor) -> CopiedPages | None:
-        """Begin to copy pages; None when no place is free.
+        """Begin to copy pages, from the first on; None when no place is free.
 
         Args:
-            slots: `[n * page_size]` int64 device token slots of at most `chunk_pages` whole pages,
-                which may be freed and reused by work of the forward stream afterwards.
+            slots: `[n * page_size]` int64 device token slots of whole pages, which may be freed and
+                reused by work of the forward stream afterwards.
+
+        Returns:
+            The first pages, at most `batch_pages` and as many as places were free.
         """
-        if not self._free:
+        page_size = self._pool.page_size
+        num_pages = min(len(slots) // page_size, self.batch_pages, len(self._free))
+        if num_pages == 0:
             return None
-        index = self._free.popleft()
-        page_ids = slots[:: self._pool.page_size] // self._pool.page_size
-        place = self._chunks[index, : len(page_ids)]
-        wait = self._copy_on_gpu(page_ids, place) if self._is_cuda else self._copy(page_ids, place)
+        places = [self._free.popleft() for _ in range(num_pages)]
+        page_ids = slots[: num_pages * page_size : page_size] // page_size
+        wait = (
+            self._copy_on_gpu(page_ids, places) if self._is_cuda else self._copy(page_ids, places)
+        )
         return CopiedPages(
-            pages=[(memoryview(page),) for page in place.numpy()],
+            pages=[(self._views[place],) for place in places],
             wait=wait,
-            give_back=lambda: self._free.append(index),
+            give_back=lambda: self._free.extend(places),
         )
 
-    def _copy(self, page_ids: torch.Tensor, place: torch.Tensor) -> Callable[[], None]:
-        if not self._is_token_first:
-            gather_pages_reference(self._pool, page_ids, place)
-        else:
-            staging = torch.empty_like(place)
-            gather_pages_reference(self._pool, page_ids, staging)
-            self._put_tokens_first(staging, place)
+    def _copy(self, page_ids: torch.Tensor, places: Sequence[int]) -> Callable[[], None]:
+        staging = torch.empty((len(places), self.page_bytes), dtype=torch.uint8)
+        gather_pages_reference(self._pool, page_ids, staging)
+        self._put_down(staging, places)
         return lambda: None
 
-    def _copy_on_gpu(self, page_ids: torch.Tensor, place: torch.Tensor) -> Callable[[], None]:
+    def _copy_on_gpu(self, page_ids: torch.Tensor, places: Sequence[int]) -> Callable[[], None]:
         # Imports triton, which a machine without a GPU may lack.
         from sglang_lsm.kernels.gather_pages import gather_pages
 
@@ -108,17 +111,27 @@ class DevicePages:
         stream = self._stream() or current
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            staging = torch.empty(place.shape, dtype=torch.uint8, device=self._pool.device)
+            shape = len(places), self.page_bytes
+            staging = torch.empty(shape, dtype=torch.uint8, device=self._pool.device)
             gather_pages(self._pool, page_ids, staging)
-            if self._is_token_first:
-                layer_first, staging = staging, torch.empty_like(staging)
-                self._put_tokens_first(layer_first, staging)
-            place.copy_(staging, non_blocking=True)
+            self._put_down(staging, places)
             done = torch.cuda.Event()
             done.record(stream)
         # It belongs to the current stream, which could reuse its memory too early.
         page_ids.record_stream(stream)
         return done.synchronize
+
+    def _put_down(self, staging: torch.Tensor, places: Sequence[int]) -> None:
+        """Copy gathered pages to their places, one copy for each run of places side by side."""
+        if self._is_token_first:
+            layer_first, staging = staging, torch.empty_like(staging)
+            self._put_tokens_first(layer_first, staging)
+        start = 0
+        for end in range(1, len(places) + 1):
+            if end == len(places) or places[end] != places[end - 1] + 1:
+                to = self._places[places[start] : places[start] + end - start]
+                to.copy_(staging[start:end], non_blocking=True)
+                start = end
 
     def _put_tokens_first(self, pages: torch.Tensor, out: torch.Tensor) -> None:
         """Turn `[P, K/V, layer, token, row]` into `[P, K/V, token, layer, row]`, as bytes."""

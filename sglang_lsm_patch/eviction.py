@@ -163,15 +163,17 @@ class EvictionPath:
             if part is None or len(slots) != len(keys) * size:
                 return
             self._figures.device_pages += len(keys)
-            for start in range(0, len(keys), device.chunk_pages):
-                end = min(start + device.chunk_pages, len(keys))
-                copied = device.take(slots[start * size : end * size])
+            start = 0
+            while start < len(keys):
+                copied = device.take(slots[start * size :])
                 if copied is None:
                     self._figures.device_pages_dropped += len(keys) - start
                     break
+                end = start + len(copied.pages)
                 hashes = part.path_to(part.depth + end)
                 path = PagePath(self._target.namespace, hashes, part.depth + start)
                 self._queue_copied(path, copied)
+                start = end
 
     def step(self, num_free_slots: int) -> int:
         """Write what is due; called once a scheduler step.

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from sglang_lsm.kernels.paged_pool import PagedPool
 from sglang_lsm.kernels.reference import gather_pages_reference
 
-from benchmark import gpu_check, gpu_copies, gpu_path
+from benchmark import gpu_check, gpu_copies, gpu_path, gpu_victims
 from benchmark.gpu_copies import TINY_GEOMETRIES, Timing, WrongBytesError
 from benchmark.gpu_path import STAGES, PathTimes
+from benchmark.gpu_victims import VictimTimes
 from benchmark.harness import summarize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +54,7 @@ def test_on_the_cpu_everything_but_the_clock_is_run(tmp_path: Path) -> None:
     assert all(geometry.name in text for geometry in TINY_GEOMETRIES)
     assert "No times" in text and "GB/s" not in text
     report = json.loads(json_file.read_text())
-    assert report["copies"] == report["paths"] == []
+    assert report["copies"] == report["paths"] == report["victims"] == []
     assert {"card", "triton", "torch", "commit"} <= report["facts"].keys()
     assert not list(store_dir.iterdir())
 
@@ -147,8 +149,11 @@ def test_the_tables_say_what_was_measured() -> None:
     seconds = {stage: {0: 0.008} for stage in STAGES}
     text = gpu_check.markdown(
         {"card": "Card 9", "driver": "1.2"},
-        [copy, gather],
-        [PathTimes("GQA", 8, 64_000_000, seconds)],
+        gpu_check.Measured(
+            copies=[copy, gather],
+            paths=[PathTimes("GQA", 8, 64_000_000, seconds)],
+            victims=[VictimTimes("GQA", "page_first", 8, 64_000_000, 2, {0: 90.0}, {0: 4.0})],
+        ),
     )
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     assert "# Page copies on Card 9" in text
@@ -162,8 +167,52 @@ def test_the_tables_say_what_was_measured() -> None:
         # 64 MB in 8 ms are 8 GB/s.
         assert row == ["GQA", "8", "64.0", stage, *[str(summarize([8.0]))] * 2]
 
+    (row,) = [row for row in rows if "page_first" in row]
+    # 64 MB in 4 ms are 16 GB/s.
+    assert row == [
+        "GQA",
+        "page_first",
+        "8",
+        "64.0",
+        "2",
+        *(str(summarize([x])) for x in (90, 4, 16)),
+    ]
+
+
+def test_every_tile_is_timed_beside_the_copy(device: torch.device) -> None:
+    def timer(call, repeats: int) -> tuple[float, float]:
+        call()
+        return 2.0, 1.0
+
+    timings = list(
+        gpu_copies.time_tiles(TINY_GEOMETRIES[0], device, num_pages=2, rounds=2, timer=timer)
+    )
+    assert {timing.way.split(",")[0] for timing in timings} == {
+        gpu_check.BASE_WAY,
+        "gather_pages",
+        "scatter_pages",
+    }
+    assert len(gpu_check.copy_rows(timings)) == len(timings) == 1 + 2 * len(gpu_copies.TILE_SIZES)
+
+
+def test_victims_copied_wrong_are_noticed(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(pool: PagedPool, ids: torch.Tensor, out: torch.Tensor) -> None:
+        gather_pages_reference(pool, ids, out)
+        out[-1, -1] ^= 1
+
+    times = list(gpu_victims.time_victims(TINY_GEOMETRIES[1], device, rounds=1))
+    assert [one.layout for one in times] == ["page_first", "page_first_direct"]
+    name = "sglang_lsm.kernels.gather_pages.gather_pages"
+    if device.type == "cpu":
+        name = "sglang_lsm_patch.device_pages.gather_pages_reference"
+    monkeypatch.setattr(name, wrong)
+    with pytest.raises(WrongBytesError, match="victims"):
+        list(gpu_victims.time_victims(TINY_GEOMETRIES[1], device, rounds=1))
+
 
 def test_results_are_named_after_the_card(tmp_path: Path) -> None:
-    gpu_check.write(tmp_path, {"card": "NVIDIA H100 80GB HBM3"}, "# Title\n", [], [])
+    gpu_check.write(tmp_path, {"card": "NVIDIA H100 80GB HBM3"}, "# Title\n", gpu_check.Measured())
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["gpu_check-nvidia-h100-80gb-hbm3.json", "gpu_check-nvidia-h100-80gb-hbm3.md"]

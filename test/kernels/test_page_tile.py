@@ -91,12 +91,13 @@ k = torch.empty(128, 8, 192, dtype=torch.bfloat16)
 v = torch.empty(128, 10, 128, dtype=torch.bfloat16)[:, :8]
 pool = PagedPool.of([k], [v], page_size=64)
 staging = torch.empty(2, pool.page_bytes, dtype=torch.uint8)
-constants = tile_geometry(pool, staging, tile_bytes=TILE_BYTES).constants()
+geometry = tile_geometry(pool, staging, tile_bytes=TILE_BYTES)
+constants, options = geometry.constants(), {"num_warps": geometry.num_warps}
 pointers = {"addresses_ptr": "*i64", "page_ids_ptr": "*i64", "staging_ptr": "*u8"}
 signature = {**pointers, **dict.fromkeys(constants, "constexpr")}
 for kernel in (_gather_pages_kernel, _scatter_pages_kernel):
     source = ASTSource(kernel, signature, constexprs=constants)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     ptx = compiled.asm["ptx"]
     stores = re.findall(r"st[.]global[.]([.0-9a-z]+)", ptx)
     wide_loads = re.findall(r"ld[.]global[.](v[.0-9a-z]+)", ptx)
@@ -105,7 +106,7 @@ for kernel in (_gather_pages_kernel, _scatter_pages_kernel):
 
 
 def test_compiled_code_moves_sixteen_bytes_an_access(tmp_path: Path) -> None:
-    """Dense K, strided V of another width: 8 KiB a tile are four 16-byte accesses a thread.
+    """Dense K, strided V of another width: a tile is four 16-byte accesses of each thread.
 
     Compiling needs no GPU. It runs in a process of its own, where nothing is interpreted.
     """

@@ -15,7 +15,7 @@ from sglang_pools import (
 )
 from support.page_maker import joined
 
-from sglang_lsm_patch.device_pages import MIN_CHUNKS, DevicePages, plain_pool
+from sglang_lsm_patch.device_pages import BATCH_BYTES, MIN_PAGES, DevicePages, plain_pool
 from sglang_lsm_patch.host_pages import host_pages
 
 DEVICE_POOLS = {
@@ -90,7 +90,7 @@ def test_the_bytes_are_those_that_sglangs_own_copy_leaves():
 
 def test_a_place_is_filled_again_only_when_it_was_given_back(device):
     pages, _ = copier(device, "page_first")
-    all_taken = [pages.take(slots([i % NUM_PAGES], device.page_size)) for i in range(MIN_CHUNKS)]
+    all_taken = [pages.take(slots([i % NUM_PAGES], device.page_size)) for i in range(MIN_PAGES)]
     contents = [joined(copied.pages[0]) for copied in all_taken]
     assert pages.take(slots([0], device.page_size)) is None
     for layer in (layer for kind in device_buffers(device) for layer in kind):
@@ -101,7 +101,7 @@ def test_a_place_is_filled_again_only_when_it_was_given_back(device):
     again = pages.take(slots([0], device.page_size))
     assert joined(again.pages[0]) == bytes(pages.page_bytes)
     assert pages.take(slots([0], device.page_size)) is None
-    kept = [i for i in range(MIN_CHUNKS) if i != 1]
+    kept = [i for i in range(MIN_PAGES) if i != 1]
     assert [joined(all_taken[i].pages[0]) for i in kept] == [contents[i] for i in kept]
 
 
@@ -111,7 +111,44 @@ def test_the_staging_memory_is_bounded():
     paged = plain_pool(device, host)
     pages = DevicePages(paged, layout=host.layout, staging_bytes=64 << 20)
     assert pages.num_pages * pages.page_bytes <= 64 << 20
-    assert pages.num_pages % pages.chunk_pages == 0
+    assert pages.batch_pages * pages.page_bytes <= BATCH_BYTES
+
+
+def test_it_takes_as_many_pages_as_places_are_free_from_the_first_on():
+    device = mha_device_pool()
+    for number, layer in enumerate((*device.k_buffer, *device.v_buffer)):
+        fill(layer, seed=number)
+    pages, _ = copier(device, "page_first_direct")
+    one_by_one = [joined(pages.take(slots([page])).pages[0]) for page in (5, 1, 4, 2)]
+    assert pages.take(slots([0])) is None
+    pages, _ = copier(device, "page_first_direct")
+    first = pages.take(slots([0]))
+    some = pages.take(slots([5, 1, 4, 2]))
+    assert [joined(page) for page in some.pages] == one_by_one[:3]
+    first.give_back()
+    assert [joined(page) for page in pages.take(slots([2])).pages] == one_by_one[3:]
+
+
+def test_places_that_do_not_lie_side_by_side_are_filled_right():
+    device = mha_device_pool()
+    for number, layer in enumerate((*device.k_buffer, *device.v_buffer)):
+        fill(layer, seed=number)
+    pages, _ = copier(device, "page_first")
+    taken = [pages.take(slots([page])) for page in range(MIN_PAGES)]
+    contents = [joined(copied.pages[0]) for copied in taken]
+    for number in (3, 0, 1):
+        taken[number].give_back()
+    again = pages.take(slots([2, 3, 0]))
+    assert [joined(page) for page in again.pages] == [contents[2], contents[3], contents[0]]
+    assert joined(taken[2].pages[0]) == contents[2]
+
+
+def test_one_gather_is_bounded(monkeypatch):
+    device = mha_device_pool()
+    pages, _ = copier(device, "page_first_direct")
+    monkeypatch.setattr("sglang_lsm_patch.device_pages.BATCH_BYTES", 2 * pages.page_bytes)
+    pages, _ = copier(device, "page_first_direct", staging_bytes=1 << 20)
+    assert len(pages.take(slots([0, 1, 2])).pages) == 2
 
 
 class OtherPool:

@@ -20,7 +20,7 @@ from sglang_pools import PAGE_SIZE, chain, host_pool_of, mha_device_pool, slots
 from support.page_maker import content_of, empty_pages, joined
 
 from sglang_lsm_patch.admission import kind_of
-from sglang_lsm_patch.device_pages import MIN_CHUNKS, DevicePages, plain_pool
+from sglang_lsm_patch.device_pages import MIN_PAGES, DevicePages, plain_pool
 from sglang_lsm_patch.eviction import RETRY_S, EvictionPath, EvictionTarget
 from sglang_lsm_patch.host_pages import host_pages
 from sglang_lsm_patch.options import WriteConfig
@@ -463,14 +463,14 @@ def test_what_leaves_the_device_and_is_nowhere_else_is_on_disk(make_tiers):
 def test_without_room_a_device_page_is_forgotten_and_counted(make_tiers):
     tiers = make_tiers()
     tiers.sink.gate.clear()
-    leaving = [chain(2, seed=i) for i in range(MIN_CHUNKS + 3)]
+    leaving = [chain(2, seed=i) for i in range(MIN_PAGES // 2 + 3)]
     for keys in leaving:
         tiers.leave_device([0, 1], keys)
     assert tiers.path.figures().device_pages == 2 * len(leaving)
     assert tiers.path.figures().device_pages_dropped == 2 * 3
     tiers.sink.gate.set()
     assert tiers.path._writer.drain(30.0)
-    assert [tiers.num_found(keys) for keys in leaving] == [2] * MIN_CHUNKS + [0] * 3
+    assert [tiers.num_found(keys) for keys in leaving] == [2] * (MIN_PAGES // 2) + [0] * 3
     tiers.leave_device([0, 1], leaving[-1])
     assert tiers.path._writer.drain(30.0)
     assert tiers.num_found(leaving[-1]) == 2

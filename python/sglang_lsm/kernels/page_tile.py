@@ -18,8 +18,11 @@ from triton.runtime.jit import JITFunction
 
 from sglang_lsm.kernels.paged_pool import PagedPool, RowLayout
 
-TILE_BYTES: Final = 8192
-"""Bytes that one program copies: four 16-byte vectors for each of 128 threads."""
+TILE_BYTES: Final = 4096
+"""Bytes that one program copies: four 16-byte vectors for each of 64 threads.
+
+2 and 4 KiB are the fastest on an H200, by 2 to 3 % over 8 and more (`scripts/gpu_check`).
+"""
 
 _MAX_NUM_WARPS: Final = 4
 _MAX_GRID_X: Final = (1 << 31) - 1
@@ -58,6 +61,11 @@ class TileGeometry:
     """Words from one page to the next."""
     k: Extents
     v: Extents
+
+    @property
+    def num_warps(self) -> int:
+        """So many that a thread has four 16-byte vectors to move, as far as that is possible."""
+        return min(_MAX_NUM_WARPS, max(1, self.tile * self.word_bytes // 2048))
 
     def constants(self) -> dict[str, object]:
         """Return them by the names that the kernels give them."""
@@ -148,9 +156,9 @@ def launch(
     grid = (len(page_ids) * geometry.num_tiles, len(pool.buffers))
     if grid[0] > _MAX_GRID_X or grid[1] > _MAX_GRID_Y:
         raise ValueError(f"too many pages or buffers for one launch. grid={grid}")
-    num_warps = min(_MAX_NUM_WARPS, max(1, geometry.tile * geometry.word_bytes // 2048))
+    options = {"num_warps": geometry.num_warps}
     with torch.cuda.device_of(staging):  # type: ignore[no-untyped-call]
-        kernel[grid](pool.addresses, page_ids, staging, **geometry.constants(), num_warps=num_warps)
+        kernel[grid](pool.addresses, page_ids, staging, **geometry.constants(), **options)
 
 
 def tile_geometry(pool: PagedPool, staging: torch.Tensor, *, tile_bytes: int) -> TileGeometry:
