@@ -242,7 +242,7 @@ def write(output: Path, facts: Mapping[str, object], text: str, found: Measured)
     name = "gpu_check-" + re.sub(r"[^a-z0-9]+", "-", str(facts["card"]).lower()).strip("-")
     # Rounds of the interpreter are no figures.
     rounds = asdict(found if found.copies else Measured())
-    write_json(output / f"{name}.json", {"facts": facts} | rounds)
+    write_json(output / f"{name}.json", {"machine": facts} | rounds)
     (output / f"{name}.md").write_text(text)
     print(f"gpu_check: wrote {output / name}.md and .json")
 

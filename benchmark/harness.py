@@ -140,13 +140,14 @@ def machine_facts(directory: Path) -> dict[str, str | int | float]:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Return how `scripts/bench` is called to do what this process does.
+    """Return how `scripts/bench`, or `scripts/gpu_check`, is called to do what this process does.
 
     Of a path only its name is kept: where a file lies is the machine's business.
     """
     name = Path(arguments[0]).stem.removeprefix("bench_")
     kept = [Path(one).name if "/" in one else one for one in arguments[1:]]
-    return shlex.join(["scripts/bench", name, *kept])
+    program = ["scripts/gpu_check"] if name == "gpu_check" else ["scripts/bench", name]
+    return shlex.join([*program, *kept])
 
 
 def write_json(path: Path, report: object) -> None:

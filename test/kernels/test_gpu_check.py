@@ -55,7 +55,7 @@ def test_on_the_cpu_everything_but_the_clock_is_run(tmp_path: Path) -> None:
     assert "No times" in text and "GB/s" not in text
     report = json.loads(json_file.read_text())
     assert report["copies"] == report["paths"] == report["victims"] == []
-    assert {"card", "triton", "torch", "commit"} <= report["facts"].keys()
+    assert {"card", "triton", "torch", "commit"} <= report["machine"].keys()
     assert not list(store_dir.iterdir())
 
 
