@@ -158,6 +158,24 @@ def test_a_lying_model_is_found_out_and_the_change_taken_back():
     assert world.named("rolled back") == ["log.io_mode"]
 
 
+@pytest.mark.parametrize("gib_until_warm", [0.2, 100.0])
+def test_a_page_cache_is_judged_once_it_is_filled_or_had_long_enough(gib_until_warm):
+    world = World()
+    switched_at = []
+
+    def slow_until_warm(config):
+        if config.log.io_mode != "buffered":
+            return 1.0
+        switched_at[:] = switched_at or [world.totals.bytes_got]
+        is_warm = world.totals.bytes_got - switched_at[0] > gib_until_warm * GIB
+        return 1.0 if is_warm else 20.0
+
+    world.lie = slow_until_warm
+    run(world, world.tuner(fixed=set(CHOICES) - {"log.io_mode"}), 20, read=0.1, hot=1.0)
+    assert (world.config.log.io_mode == "buffered") == (gib_until_warm < 1.0)
+    assert world.named("kept" if gib_until_warm < 1.0 else "rolled back") == ["log.io_mode"]
+
+
 def test_what_was_taken_back_is_tried_more_and_more_seldom():
     world = World(lie=lambda config: 1.0 if config == BASE else 5.0)
     tuner = world.tuner()

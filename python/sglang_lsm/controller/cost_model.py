@@ -334,10 +334,14 @@ def _own(
     # Where only one kind of call was seen, the other is expected to cost as much a byte.
     read_s = traffic.read * (per_got or per_put)
     write_s = traffic.written * (per_put or per_got) + window.ask_s
-    more_calls = _handovers(config, config, window) - _handovers(used, used, window)
-    more_runs = _runs(config.index, window) - _runs(used.index, window)
-    more_s = more_calls * profile.handover_s
-    more_s += (window.pages_probed + window.pages_put) * more_runs * _RUN_CPU_S
+    more_s = 0.0
+    # Most sets of settings that are compared share one of the two: they are the same object.
+    if config.log is not used.log:
+        more_calls = _handovers(config, config, window) - _handovers(used, used, window)
+        more_s += more_calls * profile.handover_s
+    if config.index is not used.index:
+        more_runs = _runs(config.index, window) - _runs(used.index, window)
+        more_s += (window.pages_probed + window.pages_put) * more_runs * _RUN_CPU_S
     return _Own(max(0.0, read_s + more_s), max(0.0, write_s), window.check_cpu_s)
 
 

@@ -7,7 +7,6 @@ as one does here at D / g. (For LRU that is exact: all up to the room are hit an
 """
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -43,9 +42,8 @@ class HitCurve:
     def enter(self, counts: Counts, *, kept_share: float) -> None:
         """Learn from pages that came back; `kept_share` is the weight of those before them."""
         self._counts = self._counts * kept_share + counts
-        pairs = self._counts.T.tolist()
-        self._most = np.array(_carried(pairs, 1.0))
-        self._least = np.array(_carried(reversed(pairs), 0.0)[::-1])
+        self._most = _carried(self._counts, 1.0)
+        self._least = _carried(self._counts[:, ::-1], 0.0)[::-1]
 
     def most_hits(self, counts: Counts) -> float:
         """Return how many of the pages of `counts` are hits in a store like this one, at most."""
@@ -58,10 +56,14 @@ class HitCurve:
         return float(np.maximum(then - self._most, 0.0) @ counts.sum(0))
 
 
-def _carried(pairs: Iterable[Sequence[float]], share: float) -> list[float]:
+def _carried(counts: Counts, share: float) -> Shares:
     """Return the share of hits of each bin, from the one before it where it has few pages."""
-    shares = []
-    for hit, missed in pairs:
-        share = (hit + _PRIOR_PAGES * share) / (hit + missed + _PRIOR_PAGES)
-        shares.append(share)
+    totals = counts.sum(0)
+    shares, start = np.empty(NUM_BINS, np.float64), 0
+    # Most bins have no page, and the share of the one before.
+    for at in np.flatnonzero(totals).tolist():
+        shares[start:at] = share
+        start = at
+        share = float((counts[0, at] + _PRIOR_PAGES * share) / (totals[at] + _PRIOR_PAGES))
+    shares[start:] = share
     return shares

@@ -180,15 +180,17 @@ def switching_s(
 
     The other settings hold for the next call, or the next table of the index, and cost nothing.
     """
+    cold = profile.speed("read_cold", 1 << 20, 2).s_per_byte
+    hot = profile.speed("read_hot", 1 << 20, 2).s_per_byte
+    return bytes_to_fill(change, config, window) * max(0.0, cold - hot)
+
+
+def bytes_to_fill(change: Change, config: StoreConfig, window: Window) -> float:
+    """Return how much the page cache has to take in before a change shows what it brings."""
     if change.setting != "log.io_mode":
         return 0.0
     more = cached_share(change.config, window) - cached_share(config, window)
-    if more <= 0:
-        return 0.0
-    cold = profile.speed("read_cold", 1 << 20, 2).s_per_byte
-    hot = profile.speed("read_hot", 1 << 20, 2).s_per_byte
-    num_bytes = min(window.around.cache_bytes, window.allocated_bytes) * more
-    return num_bytes * max(0.0, cold - hot)
+    return min(window.around.cache_bytes, window.allocated_bytes) * max(0.0, more)
 
 
 def judge(

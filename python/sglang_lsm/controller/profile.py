@@ -21,6 +21,7 @@ PROFILE_VERSION = 5
 
 _MAX_FACTOR = 16.0
 _LEARNING = 0.3
+_MAX_ASKED = 1024
 _FORGETTING = 0.99
 """A factor that nothing speaks for any more goes back to 1, half the way in 69 windows."""
 
@@ -52,6 +53,45 @@ _Rows: TypeAlias = tuple[tuple[int, ...], Mapping[int, Sequence[Point]]]
 """Sizes in order, and the points of each, by depth."""
 
 
+class _Grid:
+    """Speeds between the points of a profile. Of one thread: it remembers what it was asked.
+
+    The settings that a decision compares differ in one of them, so most of what it asks for one it
+    has asked for another.
+    """
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        rows: dict[str, dict[int, list[Point]]] = {}
+        for point in sorted(points, key=lambda point: (point.io_bytes, point.depth)):
+            rows.setdefault(point.kind, {}).setdefault(point.io_bytes, []).append(point)
+        self._rows: dict[str, _Rows] = {
+            kind: (tuple(by_size), by_size) for kind, by_size in rows.items()
+        }
+        self._asked: dict[tuple[str, float, float], Speed] = {}
+
+    def speed(self, kind: Kind, io_bytes: float, depth: float) -> Speed:
+        """See `DeviceProfile.idle_speed`."""
+        key = kind, io_bytes, depth
+        found = self._asked.get(key)
+        if found is None:
+            if len(self._asked) >= _MAX_ASKED:
+                self._asked.clear()
+            found = self._asked[key] = self._between(kind, io_bytes, depth)
+        return found
+
+    def _between(self, kind: Kind, io_bytes: float, depth: float) -> Speed:
+        sizes, rows = self._rows[kind]
+        x = min(max(io_bytes, sizes[0]), sizes[-1])
+        low, high = sizes[bisect_right(sizes, x) - 1], sizes[bisect_left(sizes, x)]
+        share = math.log(x / low) / math.log(high / low) if high > low else 0.0
+        a = _at_depth(rows[low], depth)
+        b = _at_depth(rows[high], depth) if high > low else a
+        s_per_byte = a.s_per_byte ** (1 - share) * b.s_per_byte**share
+        cpu = a.cpu_s_per_byte + (b.cpu_s_per_byte - a.cpu_s_per_byte) * share
+        smaller = max(1.0, sizes[0] / max(io_bytes, 1.0))
+        return Speed(s_per_byte * smaller, cpu * smaller)
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
     """Speeds of one device."""
@@ -65,16 +105,11 @@ class DeviceProfile:
     """By kind: how many times longer live transfers take than the points say."""
     cpu_factors: Mapping[str, float] = field(default_factory=dict)
     """By kind: how many times more CPU they take."""
-    _rows: Mapping[str, _Rows] = field(init=False, repr=False, compare=False)
+    _grid: "_Grid" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Sort the points by kind and size, once for the hundreds of speeds a decision asks for."""
-        rows: dict[str, dict[int, list[Point]]] = {}
-        for point in sorted(self.points, key=lambda point: (point.io_bytes, point.depth)):
-            rows.setdefault(point.kind, {}).setdefault(point.io_bytes, []).append(point)
-        object.__setattr__(
-            self, "_rows", {kind: (tuple(by_size), by_size) for kind, by_size in rows.items()}
-        )
+        """Sort the points, once for the hundreds of speeds a decision asks for."""
+        object.__setattr__(self, "_grid", _Grid(self.points))
 
     def speed(self, kind: Kind, io_bytes: float, depth: float) -> Speed:
         """Return the speed of live transfers of `io_bytes`, `depth` of them under way.
@@ -91,16 +126,7 @@ class DeviceProfile:
 
         The kernel writes back at it: it waits for no lock and no processor of ours.
         """
-        sizes, rows = self._rows[kind]
-        x = min(max(io_bytes, sizes[0]), sizes[-1])
-        low, high = sizes[bisect_right(sizes, x) - 1], sizes[bisect_left(sizes, x)]
-        share = math.log(x / low) / math.log(high / low) if high > low else 0.0
-        a = _at_depth(rows[low], depth)
-        b = _at_depth(rows[high], depth) if high > low else a
-        s_per_byte = a.s_per_byte ** (1 - share) * b.s_per_byte**share
-        cpu = a.cpu_s_per_byte + (b.cpu_s_per_byte - a.cpu_s_per_byte) * share
-        smaller = max(1.0, sizes[0] / max(io_bytes, 1.0))
-        return Speed(s_per_byte * smaller, cpu * smaller)
+        return self._grid.speed(kind, io_bytes, depth)
 
     def refreshed(
         self,
@@ -109,11 +135,13 @@ class DeviceProfile:
     ) -> "DeviceProfile":
         """Return the profile after live transfers of some kinds took `measured` times as long as it
         says, and `measured_cpu` times as much CPU; factors of other kinds fade."""
-        return replace(
+        found = replace(
             self,
             factors=_learned(self.factors, measured),
             cpu_factors=_learned(self.cpu_factors, measured_cpu),
         )
+        object.__setattr__(found, "_grid", self._grid)
+        return found
 
 
 def _learned(known: Mapping[str, float], measured: Mapping[Kind, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ a page that is written though it was used before has left in between.
 Source: SHARDS (FAST 2015), with a fixed number of entries.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,6 @@ from sglang_lsm.pages import PageHash
 from sglang_lsm.tensorlog.io_modes import READS_BEFORE_FILLING
 
 Slots: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
-
-Used: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.bool_]]"
-"""By slot."""
 
 _NUM_BINS = 64
 _DECAY = 0.5
@@ -89,47 +87,56 @@ class ReuseCurve:
 
     def _enter(self, call: Access) -> None:
         self._now += 1
-        slots = np.array([self._slot(name) for name in call.sampled])
-        self._bytes[slots] = call.page_bytes
-        since_use = self._used_since(0, slots)
-        self._count_pages(int(call.is_write), slots, since_use)
+        slots = [self._slot(name) for name in call.sampled]
+        at = np.array(slots)
+        self._bytes[at] = call.page_bytes
+        used = self._last[0, at].tolist()
+        bytes_since, pages_since = self._since(0, used)
+        for since in used:
+            if since:
+                place = distance_bin(pages_since[since] * SHARE + 1)
+                self.returned[int(call.is_write), place] += SHARE
         if not call.is_write:
-            self._count(0, slots, call.page_bytes, since_use)
-            self._count(1, slots, call.page_bytes, self._used_since(1, slots))
-            self._last[1, slots] = self._now
-            self._num_reads[slots] += 1
-        self._last[0, slots] = self._now
+            self._count(0, used, call.page_bytes, bytes_since)
+            read = self._last[1, at].tolist()
+            bins = self._count(1, read, call.page_bytes, self._since(1, read)[0])
+            self._count_often(at, bins, call.page_bytes)
+            self._last[1, at] = self._now
+        self._last[0, at] = self._now
 
-    def _used_since(self, kind: int, slots: Slots) -> dict[int, Used]:
-        """Return by the last use of each slot which others were used after it.
+    def _since(self, kind: int, last: Sequence[int]) -> tuple[dict[int, float], dict[int, int]]:
+        """Return by each of these uses the bytes and the number of the pages used after it.
 
         Pages of one call were mostly used together before: one answer for all of them.
         """
-        last = self._last[kind, : len(self._slots)]
-        return {since: last > since for since in set(self._last[kind, slots].tolist()) if since}
-
-    def _count(self, kind: int, slots: Slots, size: int, used: dict[int, Used]) -> None:
-        mine, sizes = self._last[kind, slots], self._bytes[: len(self._slots)]
-        num_bytes = {since: float(sizes @ mask) for since, mask in used.items()}
-        between = np.array([num_bytes.get(since, 0.0) for since in mine.tolist()]) * SHARE
-        # Its own call counts too: a page that was used just now is at least its size away.
-        bins = np.log2(between + size).astype(np.int64)
-        bins[mine == 0] = _NUM_BINS
-        np.add.at(self._bins[kind], bins, size)
-        if kind == 1:
-            num_reads = self._num_reads[slots]
-            bins[num_reads <= READS_BEFORE_FILLING] = _NUM_BINS
-            np.add.at(self._bins[2], bins, size)
-            self._bytes_filling += size * int(np.sum(num_reads == READS_BEFORE_FILLING))
-
-    def _count_pages(self, kind: int, slots: Slots, used: dict[int, Used]) -> None:
-        bins = {
-            since: distance_bin(int(np.count_nonzero(mask)) * SHARE + 1)
-            for since, mask in used.items()
-        }
-        for since in self._last[0, slots].tolist():
+        num = len(self._slots)
+        num_bytes, num_pages = {0: 0.0}, {}
+        for since in set(last):
             if since:
-                self.returned[kind, bins[since]] += SHARE
+                is_later = self._last[kind, :num] > since
+                num_bytes[since] = float(self._bytes[:num] @ is_later)
+                num_pages[since] = int(np.count_nonzero(is_later))
+        return num_bytes, num_pages
+
+    def _count(
+        self, kind: int, last: Sequence[int], size: int, bytes_since: dict[int, float]
+    ) -> list[int]:
+        """Count pages of a call by their distance; return the bin of each."""
+        # Its own call counts too: a page that was used just now is at least its size away.
+        bins = [
+            int(math.log2(bytes_since[since] * SHARE + size)) if since else _NUM_BINS
+            for since in last
+        ]
+        for place in bins:
+            self._bins[kind, place] += size
+        return bins
+
+    def _count_often(self, at: Slots, bins: Sequence[int], size: int) -> None:
+        num_reads = self._num_reads[at].tolist()
+        for place, num in zip(bins, num_reads, strict=True):
+            self._bins[2, place if num > READS_BEFORE_FILLING else _NUM_BINS] += size
+        self._bytes_filling += size * num_reads.count(READS_BEFORE_FILLING)
+        self._num_reads[at] += 1
 
     def _slot(self, name: PageHash) -> int:
         slot = self._slots.get(name)

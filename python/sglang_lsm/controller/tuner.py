@@ -1,14 +1,15 @@
 """Looks, decides, acts, and checks: one change at a time, taken back when it made things worse.
 
 A change needs the same wish in two windows of one workload, unless it cannot lose or was kept the
-last time that a workload like this one wished for it. After it, one window is left to settle and
-two are measured; then it is kept or taken back. While the workload stays the same, no setting
-returns to a value that it had before, so that noise cannot make it swing, and where four windows in
-a row wished for nothing, each fourth is asked from then on; after a change that did not help, the
-setting rests, twice as long each time. Second-use admission cannot be taken back: it is only
-advised, in the decision log, unless refusing a page cannot lose anything. Once all of it has cost
-more than it earned (`Ledger`), the settings of the start come back. The codec has a slower judge of
-its own (`codec_choice`), which stands aside while something else is tried.
+last time that a workload like this one wished for it. After it, one window is left to settle, more
+where the page cache has to be filled first, and two are measured; then it is kept or taken back.
+While the workload stays the same, no setting returns to a value that it had before, so that noise
+cannot make it swing, and where four windows in a row wished for nothing, each fourth is asked from
+then on; after a change that did not help, the setting rests, twice as long each time. Second-use
+admission cannot be taken back: it is only advised, in the decision log, unless refusing a page
+cannot lose anything. Once all of it has cost more than it earned (`Ledger`), the settings of the
+start come back. The codec has a slower judge of its own (`codec_choice`), which stands aside while
+something else is tried.
 """
 
 import logging
@@ -28,6 +29,7 @@ from sglang_lsm.controller.policy import (
     PolicyConfig,
     Value,
     Verdict,
+    bytes_to_fill,
     choose,
     free_settings,
     judge,
@@ -47,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 _NUM_WISHES = 2
 _CALM = 4
-_NUM_SETTLING, _NUM_MEASURED = 1, 2
+_NUM_SETTLING, _MAX_SETTLING, _NUM_MEASURED = 1, 10, 2
 _FIRST_REST, _MAX_REST = 4, 256
 _MIN_CALLS = 8
 _ADMISSION = "admission"
@@ -82,7 +84,10 @@ class _Trial:
     wished_in: Window
     bias: float
     """Measured over predicted waiting time before the change."""
+    bytes_to_fill: float
+    """What has to be read before it can be judged."""
     num_windows: int = 0
+    bytes_got: float = 0.0
     started: tuple[float, StoreStats] | None = None
     """Where the measured part begins."""
 
@@ -171,7 +176,7 @@ class Tuner:
         self._before = (now_s, stats)
         if self._may_go_on(window):
             if self._trial is not None:
-                self._check(self._trial, now_s, stats)
+                self._check(self._trial, window, now_s, stats)
             else:
                 self._decide(window, now_s)
         self._weigh_codec(window, stats)
@@ -284,7 +289,9 @@ class Tuner:
             self._note("would change", change, window)
             return
         bias = min(max(bias, 0.25), 4.0)
-        trial = _Trial(change, self._store.config, self.profile, window, bias)
+        config = self._store.config
+        to_fill = bytes_to_fill(change, config, window)
+        trial = _Trial(change, config, self.profile, window, bias, to_fill)
         # Unless the store takes it, the setting rests, so that it is not asked each second.
         self._resting[change.setting] = _FIRST_REST
         self._store.tune(change.config)
@@ -325,15 +332,17 @@ class Tuner:
         now, then = (predict(c, config, window, self.profile).total_s for c in (config, both))
         return then <= now * (1.0 - self._policy.min_gain_share)
 
-    def _check(self, trial: _Trial, now_s: float, stats: StoreStats) -> None:
+    def _check(self, trial: _Trial, last: Window, now_s: float, stats: StoreStats) -> None:
         trial.num_windows += 1
         if trial.started is None:
-            if trial.num_windows >= _NUM_SETTLING:
-                trial.started = (now_s, stats)
+            trial.bytes_got += last.bytes_got * last.seconds
+            is_filled = trial.bytes_got >= trial.bytes_to_fill
+            if trial.num_windows >= (_NUM_SETTLING if is_filled else _MAX_SETTLING):
+                trial.started, trial.num_windows = (now_s, stats), 0
             return
         began_s, began = trial.started
         num_calls = _amount(began, stats)
-        is_over = trial.num_windows >= _NUM_SETTLING + _NUM_MEASURED
+        is_over = trial.num_windows >= _NUM_MEASURED
         if num_calls < _MIN_CALLS and trial.num_windows < _MAX_WINDOWS_WITHOUT_WORK:
             return
         if not is_over:
