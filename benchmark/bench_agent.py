@@ -59,7 +59,7 @@ class Plan:
 
 
 FULL = Plan(16, 3072, 4.0)
-QUICK = Plan(8, 2048, 2.5)
+QUICK = Plan(6, 2048, 2.5)
 SESSIONS = 8
 """Conversations at once: more than device and host hold, so that disks have something to bring."""
 

@@ -73,7 +73,7 @@ class Plan:
 FULL = Plan("smollm2", 6, 4, 1024, 64)
 QUICK = Plan("tiny", 4, 3, 384, 64)
 FULL_ASKED = outside_tools.Asked(24, 1024, 24, 3.0)
-QUICK_ASKED = outside_tools.Asked(6, 1024, 6, 2.0)
+QUICK_ASKED = outside_tools.Asked(4, 768, 4, 2.0)
 # The device holds a quarter of what `cache-pressure` asks for, the host half, the disk all.
 _POOL_SHARE = 4
 

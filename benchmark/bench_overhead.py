@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.dir.mkdir(parents=True, exist_ok=True)
     facts = machine_facts(options.dir)
     print_facts(facts)
-    num_rounds = options.rounds or (6 if options.quick else 20)
+    num_rounds = options.rounds or (4 if options.quick else 20)
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
         found = measure(Path(name), num_rounds=num_rounds, slice_s=options.slice, seed=options.seed)
     rows = rows_of(found)
@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a minute instead of three")
+    parser.add_argument("--quick", action="store_true", help="under a minute instead of three")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--slice", type=float, default=3.0, metavar="S", help="of one kind")

@@ -122,14 +122,14 @@ QUICK = Plan(
         num_passages=12,
         passage_tokens=112,
         passages_per_prompt=3,
-        num_groups=6,
+        num_groups=4,
         group_tokens=448,
-        num_conversations=6,
+        num_conversations=4,
         opening_tokens=320,
         turn_tokens=96,
     ),
     4,
-    ((4, 6),),
+    ((4, 5),),
 )
 
 
