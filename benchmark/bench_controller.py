@@ -3,6 +3,8 @@
     python -m benchmark.bench_controller --quick            every workload, under 3 minutes
     python -m benchmark.bench_controller --trace mooncake.jsonl.gz --json FILE
                                                             three rounds, under 25 minutes
+    python -m benchmark.bench_controller --scale 2.1 --interval 0.3 --rounds 1 --json FILE
+                                                            phases three times as long
     python -m benchmark.bench_controller --full             the whole grid, long phases
 
 Each arm runs each workload on a fresh store; arms are shuffled in each round. The cost of a phase
@@ -166,7 +168,14 @@ def main() -> int:
         directory = Path(name)
         profile = measure_profile(LocalFileSystem(), directory)
         memory_bytes = options.limit << 20 if group else 0
-        setting = Setting(profile, options.recompute * 1e9, group, options.seed, memory_bytes)
+        setting = Setting(
+            profile,
+            options.recompute * 1e9,
+            group,
+            options.seed,
+            memory_bytes,
+            options.interval,
+        )
         print_facts({**facts, "memory_limit_mib": options.limit if group else "none"})
         for workload in chosen:
             arms = arms_for(workload, grid)
@@ -209,7 +218,7 @@ def _document(
     settings = {
         name: value.name if isinstance(value, Path) else str(value)
         for name, value in vars(options).items()
-    } | {"interval_s": INTERVAL_S}
+    } | {"interval_s": options.interval}
     points = [
         (p.kind, p.io_bytes, p.depth, p.bytes_per_s, p.cpu_s_per_byte) for p in profile.points
     ]
@@ -251,6 +260,9 @@ def _parser() -> argparse.ArgumentParser:
         "--recompute", type=float, default=1.3, metavar="GB/S",
         help="KV computed a second: 10,000 tokens of 128 KiB, as an 8B model on one GPU",
     )  # fmt: skip
+    parser.add_argument(
+        "--interval", type=float, default=INTERVAL_S, metavar="S", help="between looks"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dir", type=Path, default=Path(__file__).parents[1] / ".cache" / "bench")
     return parser

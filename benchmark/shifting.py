@@ -110,6 +110,8 @@ class Setting:
     seed: int
     memory_bytes: int = 0
     """Of that group; made cheap to touch before each arm."""
+    interval_s: float = INTERVAL_S
+    """Between two looks of the controller."""
 
 
 def settings_name(config: StoreConfig) -> str:
@@ -152,7 +154,7 @@ class _Run:
             self._store.watch(self._trace)
         else:
             self._tuner = Tuner(self._store, setting.profile, self._senses(), mode=arm.mode)
-            self._thread = Periodic("kv-storage-tune", INTERVAL_S, self._tuner.step)
+            self._thread = Periodic("kv-storage-tune", setting.interval_s, self._tuner.step)
 
     def close(self) -> None:
         if self._thread is not None:
@@ -166,7 +168,7 @@ class _Run:
         for request in requests:
             num_found = self._serve(phase, request)
             marks.append(time.perf_counter())
-            if marks[-1] - self._looked[0] > INTERVAL_S:
+            if marks[-1] - self._looked[0] > self._setting.interval_s:
                 self._look()
             missed += (request.num_pages - num_found) * request.page_bytes
             num_hits, num_pages = num_hits + num_found, num_pages + request.num_pages

@@ -233,7 +233,7 @@ def _last_moves(rounds: Iterable[Sequence[Mapping[str, object]]]) -> Iterable[tu
 
 
 SECTION = Section(
-    file="controller",
+    file="controller*",
     title="Tuning on workloads that shift",
     command="scripts/bench controller --json benchmark/results/controller.json",
     body=body,
