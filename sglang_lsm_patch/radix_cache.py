@@ -119,6 +119,9 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         if backend is not None:
             backend.waits_for_loads(self._wait_limit_s)
         self._start_eviction()
+        if self.enable_storage_metrics:
+            # Making them takes milliseconds, which the first request would wait for.
+            self._tell_metrics()
 
     def _wait_limit_s(self, num_tokens: int) -> float:
         """Return how long SGLang waits for a load. Thread-safe."""

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from sglang_pools import fill, host_pool_of, make_storage_config, mha_pool, slots
 from support.page_maker import joined
 
@@ -305,6 +306,22 @@ def test_prefills_are_told_one_by_one(make_cache, monkeypatch):
         cache.note_prefills(num_tokens=num_tokens, seconds=seconds)
     # What ran before the first call is not known.
     assert backend.prefills == [(200, 0.5), (10, 0.25)]
+
+
+def test_metrics_are_there_before_the_first_request(
+    make_cache, settings, make_storage, monkeypatch
+):
+    cache, storage = make_cache(), make_storage(mha_pool())
+    cache.cache_controller = SimpleNamespace(
+        storage_backend=storage, storage_config=make_storage_config(settings)
+    )
+    registry = CollectorRegistry()
+    monkeypatch.setattr("prometheus_client.REGISTRY", registry)
+    cache.enable_storage_metrics = True
+    cache.storage_metrics_collector = SimpleNamespace(labels={"storage_backend": "lsm"})
+    cache._start_storage()
+    assert registry.get_sample_value("sglang:kv_storage_quota_bytes", {"storage_backend": "lsm"})
+    cache._stop_eviction()
 
 
 def test_a_load_is_waited_for_as_long_as_the_policy_says(make_cache):
