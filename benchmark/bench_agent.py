@@ -1,6 +1,6 @@
 """Conversations of agents, as real text by their times of arrival: TTFT, hits, CPU and disk.
 
-    scripts/bench agent agent.tar.xz --folder magagent --quick        about 2 minutes
+    scripts/bench agent agent.tar.xz --folder magagent --quick        about 2 minutes, two rows
     scripts/bench agent agent.tar.xz --folder magagent --json FILE    about 11 minutes
 
 SmolLM2 on a real server is asked each turn at its recorded time, scaled so that turns come some
@@ -38,7 +38,7 @@ from benchmark.tiers import (
 
 HOME = Path(__file__).parent.parent / ".cache" / "bench-agent"
 ROWS = ("recompute", "host", "file tuned", *POLICIES, "sim")
-QUICK_ROWS = ("recompute", "file tuned", "lsm")
+QUICK_ROWS = ("file tuned", "lsm")
 LEFT_OUT = {
     "file": "it differs from file tuned by its look-ups alone here; `bench load` has it",
     "LMCache": LMCACHE_LEFT_OUT,

@@ -1,6 +1,6 @@
 """Does tuning pay, on workloads that shift: against the default, each static setting, an oracle?
 
-    python -m benchmark.bench_controller --quick            every workload, under 3 minutes
+    python -m benchmark.bench_controller --quick            half of the workloads, two minutes
     python -m benchmark.bench_controller --trace mooncake.jsonl.gz --json FILE
                                                             three rounds, under 25 minutes
     python -m benchmark.bench_controller --scale 2.1 --interval 0.3 --rounds 1 --json FILE
@@ -69,6 +69,7 @@ ORACLE = "oracle"
 Grid = Literal["quick", "modes", "star", "full"]
 _SCALES: Mapping[Grid, float] = {"quick": 0.2, "modes": 0.7, "star": 0.7, "full": 1.0}
 """Lengths of the phases."""
+_QUICK_WORKLOADS = ("hit rates", "flip", "prompts")
 _ROUNDS: Mapping[Grid, int] = {"quick": 1, "modes": 3, "star": 1, "full": 1}
 _MODES, _ADMISSIONS, _MERGE = ("auto", "buffered", "direct"), ("first", "second"), 64 * MIB
 
@@ -161,7 +162,8 @@ def main() -> int:
     grid = _grid(options)
     rounds = options.rounds or _ROUNDS[grid]
     chosen = workloads(scale=options.scale or _SCALES[grid], trace=trace)
-    chosen = [w for w in chosen if not options.workloads or w.name in options.workloads]
+    names = options.workloads or (_QUICK_WORKLOADS if options.quick else None)
+    chosen = [w for w in chosen if names is None or w.name in names]
     results: list[dict[str, object]] = []
     failed = False
     with tempfile.TemporaryDirectory(dir=options.dir) as name, limited(options.limit) as group:

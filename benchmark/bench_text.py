@@ -120,10 +120,10 @@ FULL = Plan(
 QUICK = Plan(
     Shape(
         num_passages=12,
-        passage_tokens=112,
+        passage_tokens=96,
         passages_per_prompt=3,
         num_groups=4,
-        group_tokens=448,
+        group_tokens=384,
         num_conversations=4,
         opening_tokens=320,
         turn_tokens=96,

@@ -22,7 +22,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmark import models
@@ -31,16 +31,7 @@ from benchmark.misses import MISS_ROWS, PROMPTS_A_ROUND, ask_misses, misses_tabl
 from benchmark.prompts import Prompts
 from benchmark.serving import Reply, ServerError, has_gpu
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT, Sample, print_report
-from benchmark.ttft_servers import (
-    HOST,
-    PAGE_SIZE,
-    RECOMPUTE,
-    ROWS,
-    SIM,
-    Row,
-    RunningRow,
-    start_rows,
-)
+from benchmark.ttft_servers import HOST, PAGE_SIZE, RECOMPUTE, ROWS, RunningRow, start_rows
 
 HOME = Path(__file__).parent.parent / ".cache" / "bench-ttft"
 ANSWER_TOKENS = 4
@@ -53,16 +44,12 @@ class Plan:
     rounds: int
     lengths: dict[str, tuple[int, ...]]
     """Prompt tokens by model: whole pages and one token, which is always computed."""
-    bounded: tuple[str, ...] = ("smollm2", "kv-heavy")
-    """Models whose bounds are measured too: the host tier, and `sim`."""
-
-    def rows_of(self, model: str) -> tuple[Row, ...]:
-        """Return the rows that are measured on a model."""
-        return tuple(row for row in ROWS if model in self.bounded or row.name not in (HOST, SIM))
 
 
 FULL = Plan(5, {"smollm2": (1025, 2049, 4097), "kv-heavy": (1025, 2049, 4097)})
-QUICK = Plan(2, {"smollm2": (1025,), "kv-heavy": (2049,)}, bounded=("kv-heavy",))
+QUICK = Plan(2, {"smollm2": (1025,), "kv-heavy": (2049,)})
+QUICK_MODELS = ("kv-heavy",)
+"""Unless one is named; the quick form of `bench text` asks the other one."""
 
 
 class WrongAnswerError(Exception):
@@ -72,7 +59,7 @@ class WrongAnswerError(Exception):
 def main() -> None:
     """Run the benchmark; exit with 1 when a server fails or an answer differs."""
     parser = argparse.ArgumentParser(prog="scripts/bench ttft", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer lengths and rounds, < 10 min")
+    parser.add_argument("--quick", action="store_true", help="one model, one length, two rounds")
     parser.add_argument(
         "--json", type=Path, help="write every sample to this file; plots beside it"
     )
@@ -81,9 +68,10 @@ def main() -> None:
     parser.add_argument("--misses", action="store_true", help="only what new prompts cost")
     options = parser.parse_args()
     plan = QUICK if options.quick else FULL
-    plan = replace(plan, rounds=options.rounds or plan.rounds)
+    plan = Plan(options.rounds or plan.rounds, plan.lengths)
     facts = machine_facts(Path(__file__).parent)
-    names = [options.model] if options.model else list(plan.lengths)
+    models_of_form = QUICK_MODELS if options.quick else tuple(plan.lengths)
+    names = [options.model] if options.model else list(models_of_form)
     if options.misses:
         sys.exit(print_misses(names, plan, options.json))
     try:
@@ -123,14 +111,7 @@ def measure_model(model: str, plan: Plan) -> Iterator[Sample]:
     with ExitStack() as stack:
         # The longest prompt and its answer fit the device; two of them do not.
         pool_tokens = max(lengths) + 8 * PAGE_SIZE
-        rows = start_rows(
-            directory,
-            HOME,
-            rows=plan.rows_of(model),
-            pool_tokens=pool_tokens,
-            stack=stack,
-            progress=say,
-        )
+        rows = start_rows(directory, HOME, pool_tokens=pool_tokens, stack=stack, progress=say)
         # The first round meets first uses of shapes and memory; it is thrown away.
         for number in range(plan.rounds + 1):
             for length in lengths:
