@@ -7,7 +7,7 @@ the scheduler, which pays for the launches: per batch, hence as few batches as m
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +98,13 @@ class DevicePages:
         )
 
     def _copy(self, page_ids: torch.Tensor, places: Sequence[int]) -> Callable[[], None]:
-        staging = torch.empty((len(places), self.page_bytes), dtype=torch.uint8)
-        gather_pages_reference(self._pool, page_ids, staging)
-        self._put_down(staging, places)
+        for part, to in self._runs(places):
+            if not self._is_token_first:
+                gather_pages_reference(self._pool, page_ids[part], to)
+            else:
+                staging = torch.empty_like(to)
+                gather_pages_reference(self._pool, page_ids[part], staging)
+                self._put_tokens_first(staging, to)
         return lambda: None
 
     def _copy_on_gpu(self, page_ids: torch.Tensor, places: Sequence[int]) -> Callable[[], None]:
@@ -114,23 +118,24 @@ class DevicePages:
             shape = len(places), self.page_bytes
             staging = torch.empty(shape, dtype=torch.uint8, device=self._pool.device)
             gather_pages(self._pool, page_ids, staging)
-            self._put_down(staging, places)
+            if self._is_token_first:
+                layer_first, staging = staging, torch.empty_like(staging)
+                self._put_tokens_first(layer_first, staging)
+            for part, to in self._runs(places):
+                to.copy_(staging[part], non_blocking=True)
             done = torch.cuda.Event()
             done.record(stream)
         # It belongs to the current stream, which could reuse its memory too early.
         page_ids.record_stream(stream)
         return done.synchronize
 
-    def _put_down(self, staging: torch.Tensor, places: Sequence[int]) -> None:
-        """Copy gathered pages to their places, one copy for each run of places side by side."""
-        if self._is_token_first:
-            layer_first, staging = staging, torch.empty_like(staging)
-            self._put_tokens_first(layer_first, staging)
+    def _runs(self, places: Sequence[int]) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield the memory of each run of places side by side, and which of `places` it is."""
         start = 0
         for end in range(1, len(places) + 1):
             if end == len(places) or places[end] != places[end - 1] + 1:
-                to = self._places[places[start] : places[start] + end - start]
-                to.copy_(staging[start:end], non_blocking=True)
+                first = places[start]
+                yield slice(start, end), self._places[first : first + end - start]
                 start = end
 
     def _put_tokens_first(self, pages: torch.Tensor, out: torch.Tensor) -> None:
