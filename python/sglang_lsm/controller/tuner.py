@@ -49,7 +49,9 @@ logger = logging.getLogger(__name__)
 
 _NUM_WISHES = 2
 _CALM = 4
-_NUM_SETTLING, _MAX_SETTLING, _NUM_MEASURED = 1, 10, 2
+_NUM_SETTLING, _NUM_MEASURED = 1, 2
+_MAX_SETTLING = 10
+"""Windows after which a change is judged, though the page cache is not filled."""
 _FIRST_REST, _MAX_REST = 4, 256
 _MIN_CALLS = 8
 _ADMISSION = "admission"
@@ -87,6 +89,8 @@ class _Trial:
     bytes_to_fill: float
     """What has to be read before it can be judged."""
     num_windows: int = 0
+    num_settled: int = 0
+    """Of those, what it was given to settle."""
     bytes_got: float = 0.0
     started: tuple[float, StoreStats] | None = None
     """Where the measured part begins."""
@@ -338,11 +342,11 @@ class Tuner:
             trial.bytes_got += last.bytes_got * last.seconds
             is_filled = trial.bytes_got >= trial.bytes_to_fill
             if trial.num_windows >= (_NUM_SETTLING if is_filled else _MAX_SETTLING):
-                trial.started, trial.num_windows = (now_s, stats), 0
+                trial.started, trial.num_settled = (now_s, stats), trial.num_windows
             return
         began_s, began = trial.started
         num_calls = _amount(began, stats)
-        is_over = trial.num_windows >= _NUM_MEASURED
+        is_over = trial.num_windows >= trial.num_settled + _NUM_MEASURED
         if num_calls < _MIN_CALLS and trial.num_windows < _MAX_WINDOWS_WITHOUT_WORK:
             return
         if not is_over:
