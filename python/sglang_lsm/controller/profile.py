@@ -60,7 +60,8 @@ class _Grid:
     has asked for another.
     """
 
-    def __init__(self, points: Sequence[Point]) -> None:
+    def __init__(self, points: tuple[Point, ...]) -> None:
+        self.points = points
         rows: dict[str, dict[int, list[Point]]] = {}
         for point in sorted(points, key=lambda point: (point.io_bytes, point.depth)):
             rows.setdefault(point.kind, {}).setdefault(point.io_bytes, []).append(point)
@@ -92,6 +93,9 @@ class _Grid:
         return Speed(s_per_byte * smaller, cpu * smaller)
 
 
+_NO_GRID = _Grid(())
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
     """Speeds of one device."""
@@ -105,11 +109,12 @@ class DeviceProfile:
     """By kind: how many times longer live transfers take than the points say."""
     cpu_factors: Mapping[str, float] = field(default_factory=dict)
     """By kind: how many times more CPU they take."""
-    _grid: "_Grid" = field(init=False, repr=False, compare=False)
+    _grid: _Grid = field(default=_NO_GRID, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Sort the points, once for the hundreds of speeds a decision asks for."""
-        object.__setattr__(self, "_grid", _Grid(self.points))
+        """Sort the points, once for all profiles that are made of this one."""
+        if self._grid.points is not self.points:
+            object.__setattr__(self, "_grid", _Grid(self.points))
 
     def speed(self, kind: Kind, io_bytes: float, depth: float) -> Speed:
         """Return the speed of live transfers of `io_bytes`, `depth` of them under way.
@@ -135,13 +140,11 @@ class DeviceProfile:
     ) -> "DeviceProfile":
         """Return the profile after live transfers of some kinds took `measured` times as long as it
         says, and `measured_cpu` times as much CPU; factors of other kinds fade."""
-        found = replace(
+        return replace(
             self,
             factors=_learned(self.factors, measured),
             cpu_factors=_learned(self.cpu_factors, measured_cpu),
         )
-        object.__setattr__(found, "_grid", self._grid)
-        return found
 
 
 def _learned(known: Mapping[str, float], measured: Mapping[Kind, float]) -> dict[str, float]:
