@@ -139,10 +139,17 @@ def test_a_server_that_ends_while_starting_shows_its_log_and_leaves_nothing(
     assert_ends(alive)
 
 
+def refuse(*_arguments, **_options):
+    raise serving.requests.ConnectionError("refused")
+
+
 def test_sigterm_left_the_servers_of_a_benchmark_running(tmp_path, alive, monkeypatch):
     """`timeout` ended a benchmark by SIGTERM; its servers, in sessions of their own, went on."""
     script = "exec 3>alive; echo up >&3; sleep 1000"
     monkeypatch.setattr(serving, "launch_command", lambda *_: ["sh", "-c", script])
+    # Caught in the middle of a connect, the interrupt would leave a socket to the garbage
+    # collector, whose warning then fails whichever test comes next.
+    monkeypatch.setattr(serving.requests, "get", refuse)
 
     def end_when_up():
         assert select.select([alive], [], [], 60)[0] == [alive]
