@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,15 +24,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmark.harness import (
-    machine_facts,
-    print_facts,
-    round_ratios,
-    short,
-    summarize,
-    table,
-    write_json,
-)
+from benchmark.harness import machine_facts, print_facts, write_json
+from benchmark.publish import gpu
+from benchmark.publish.reports import Report
 
 if TYPE_CHECKING:
     from benchmark.gpu_copies import Timing
@@ -41,7 +35,6 @@ if TYPE_CHECKING:
 
 EXIT_WRONG_BYTES, EXIT_NO_GPU = 1, 3
 RESULTS = Path(__file__).parent / "results"
-BASE_WAY = "device-to-device copy"
 COUNTS = (1, 8, 64)
 """Pages of a batch: a short victim, a typical one, and enough to leave every cache."""
 
@@ -64,10 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_WRONG_BYTES
     facts = gpu_facts(options) | machine_facts(options.store_dir)
     print_facts(facts)
-    text = markdown(facts, found)
+    # Rounds of the interpreter are no figures.
+    report = {"machine": facts} | asdict(found if found.copies else Measured())
+    text = markdown(report, [times.geometry for times in found.paths])
     print(text)
     if options.output is not None:
-        write(options.output, facts, text, found)
+        write(options.output, report, text)
     return 0
 
 
@@ -148,101 +143,22 @@ def gpu_facts(options: argparse.Namespace) -> dict[str, object]:
     } | facts
 
 
-def markdown(facts: Mapping[str, object], found: Measured) -> str:
-    """Return the report: what was right, how fast the copies are, how long the path takes."""
+def markdown(report: Report, geometries: Sequence[str]) -> str:
+    """Return the report as text: the card, what was right, and the tables that the page has too."""
+    facts = report["machine"]
     named = "\n".join(f"* {name}: {value}" for name, value in facts.items())
-    parts = [f"# Page copies on {facts['card']}", named]
-    parts.append(
+    right = (
         "Gather and scatter equalled the reference, victims lay in host memory as the host pool"
-        " would hold them, and every byte came back from the store, for: "
-        + "; ".join(times.geometry for times in found.paths)
-        + "."
+        f" would hold them, and every byte came back from the store, for: {'; '.join(geometries)}."
     )
-    if not found.copies:
-        return "\n\n".join([*parts, "No times: the interpreter says nothing about speed.\n"])
-    parts += [COPIES_LEGEND, table(COPIES_HEAD, copy_rows(found.copies))]
-    parts += [VICTIMS_LEGEND, table(VICTIMS_HEAD, victim_rows(found.victims))]
-    parts += [PATH_LEGEND, table(PATH_HEAD, path_rows(found.paths))]
-    parts += [TILES_LEGEND, table(COPIES_HEAD, copy_rows(found.tiles))]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([f"# Page copies on {facts['card']}", named, right, gpu.body(report)])
 
 
-COPIES_LEGEND = (
-    "Median [min..max] of the rounds. GB/s counts every byte twice, read and written, as the copy"
-    " of the same bytes does that `of copy` divides by, round by round. `host us` is what the"
-    " launching thread pays."
-)
-COPIES_HEAD = ("geometry", "pages", "MB", "way", "ms", "GB/s", "of copy", "host us")
-PATH_LEGEND = (
-    "The stages of the whole path, one after the other; GB/s counts every byte once. The page cache"
-    " is dropped before get_batch."
-)
-TILES_LEGEND = (
-    "The kernels with tiles of other sizes: what one program copies. `TILE_BYTES` is the default."
-)
-VICTIMS_LEGEND = (
-    "A victim of the device copied aside before its slots are reused, as the server does it:"
-    " `scheduler us` is what the scheduler thread pays for all of it, `ms` and GB/s run from its"
-    " first call until all pages lie in pinned memory."
-)
-VICTIMS_HEAD = ("geometry", "layout", "pages", "MB", "batches", "scheduler us", "ms", "GB/s")
-PATH_HEAD = ("geometry", "pages", "MB", "stage", "ms", "GB/s")
-
-
-def copy_rows(timings: "Sequence[Timing]") -> list[list[str]]:
-    """Return a row for each way to copy each batch."""
-    bases = {
-        (timing.geometry, timing.num_pages): timing.device_ms
-        for timing in timings
-        if timing.way == BASE_WAY
-    }
-    rows = []
-    for timing in timings:
-        # Speed over the copy's speed is the copy's time over this one's.
-        of_copy = round_ratios(bases[timing.geometry, timing.num_pages], timing.device_ms)
-        speeds = summarize(2 * timing.num_bytes / ms / 1e6 for ms in timing.device_ms.values())
-        rows.append(
-            [
-                *(timing.geometry, str(timing.num_pages), short(timing.num_bytes / 1e6)),
-                timing.way,
-                *map(str, (summarize(timing.device_ms.values()), speeds, of_copy)),
-                str(summarize(timing.host_us.values())),
-            ]
-        )
-    return rows
-
-
-def victim_rows(victims: "Sequence[VictimTimes]") -> list[list[str]]:
-    """Return a row for each layout of each geometry."""
-    rows = []
-    for times in victims:
-        speeds = summarize(times.num_bytes / ms / 1e6 for ms in times.arrival_ms.values())
-        figures = summarize(times.scheduler_us.values()), summarize(times.arrival_ms.values())
-        size = str(times.num_pages), short(times.num_bytes / 1e6), str(times.num_batches)
-        rows.append([times.geometry, times.layout, *size, *map(str, (*figures, speeds))])
-    return rows
-
-
-def path_rows(paths: "Sequence[PathTimes]") -> list[list[str]]:
-    """Return a row for each stage of each geometry."""
-    return [
-        [
-            *(times.geometry, str(times.num_pages), short(times.num_bytes / 1e6)),
-            stage,
-            str(summarize(seconds * 1e3 for seconds in by_round.values())),
-            str(summarize(times.num_bytes / seconds / 1e9 for seconds in by_round.values())),
-        ]
-        for times in paths
-        for stage, by_round in times.seconds.items()
-    ]
-
-
-def write(output: Path, facts: Mapping[str, object], text: str, found: Measured) -> None:
+def write(output: Path, report: Report, text: str) -> None:
     """Write the report as Markdown and, with every timed round, as JSON."""
-    name = "gpu_check-" + re.sub(r"[^a-z0-9]+", "-", str(facts["card"]).lower()).strip("-")
-    # Rounds of the interpreter are no figures.
-    rounds = asdict(found if found.copies else Measured())
-    write_json(output / f"{name}.json", {"machine": facts} | rounds)
+    card = str(report["machine"]["card"])
+    name = "gpu_check-" + re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
+    write_json(output / f"{name}.json", report)
     (output / f"{name}.md").write_text(text)
     print(f"gpu_check: wrote {output / name}.md and .json")
 

@@ -30,7 +30,8 @@ COUNTERS = {
     "write_pages": (
         ("outcome",),
         "Pages of the write policy evict: stored; withdrawn, given up while they were written; "
-        "failed; dropped for want of room aside; refused, as pages of their kind seldom come back.",
+        "failed; dropped for want of room aside, device_dropped where they had no copy in host "
+        "memory; refused, as pages of their kind seldom come back.",
     ),
     "failures": (("reason",), "Calls of the disk tier that failed and became misses."),
 }
@@ -94,6 +95,7 @@ class TierMetrics:
         if written is not None:
             for outcome in ("stored", "withdrawn", "failed", "dropped", "refused"):
                 self._count("write_pages", getattr(written, f"pages_{outcome}"), outcome=outcome)
+            self._count("write_pages", written.device_pages_dropped, outcome="device_dropped")
         for reason, num_calls in tier.failures.items():
             self._count("failures", num_calls, reason=reason)
 

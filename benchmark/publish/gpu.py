@@ -10,8 +10,9 @@ Row: TypeAlias = Mapping[str, object]
 
 _COPY = "device-to-device copy"
 _LEGENDS = (
-    "Pages gathered into one tensor and scattered back; `of copy` is the speed over that of the"
-    " card's copy of the same bytes.",
+    "Pages gathered into one tensor and scattered back; GB/s counts every byte twice, read and"
+    " written, as the card's copy of the same bytes does that `of copy` divides by, round by round."
+    " `host us` is what the launching thread pays.",
     "A victim of the device copied aside before its slots are reused, as the server does it:"
     " `scheduler us` is what the scheduler thread pays, GB/s from its first call until all pages"
     " lie in pinned memory.",

@@ -18,7 +18,7 @@ def test_each_kind_of_slice_is_measured(tmp_path) -> None:
 
 
 def test_what_tuning_adds_is_over_both_halves_without_it() -> None:
-    found = Found(tuner_cpu_s=0.03, tuned_s=10.0, num_steps=10)
+    found = Found(tuner_cpu_s=0.03, num_steps=10)
     for call in CALLS:
         found.call_s |= {("off", call): [1.0], ("off again", call): [3.0], ("tuned", call): [2.2]}
     assert found.core_share == pytest.approx(0.003)

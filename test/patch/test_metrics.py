@@ -60,10 +60,12 @@ def test_totals_grow_and_go_on_after_the_tier_was_attached_anew(registry, sample
 
 def test_each_outcome_of_a_write_is_counted(registry, sample):
     metrics = TierMetrics(LABELS, lambda: 0.0, registry)
-    metrics.tell(figures(), EvictionFigures(pages_stored=7, pages_refused=3))
-    outcomes = ("stored", "withdrawn", "failed", "dropped", "refused")
-    found = {o: sample("write_pages_total", outcome=o) for o in outcomes}
-    assert found == {"stored": 7, "withdrawn": 0, "failed": 0, "dropped": 0, "refused": 3}
+    metrics.tell(
+        figures(), EvictionFigures(pages_stored=7, pages_refused=3, device_pages_dropped=2)
+    )
+    outcomes = ("stored", "withdrawn", "failed", "dropped", "device_dropped", "refused")
+    found = [sample("write_pages_total", outcome=outcome) for outcome in outcomes]
+    assert found == [7, 0, 0, 0, 2, 3]
 
 
 def test_figures_are_told_at_most_once_an_interval(registry):
