@@ -29,17 +29,6 @@ _NO_IO = '{"interface_v1": 1, "sim_write_gbps": 0, "sim_op_latency_us": 0}'
 _PREFETCH = ("--hicache-storage-prefetch-policy", "wait_complete")
 
 
-# Whether the C library keeps the memory of a prefill's tensors, or takes it from the kernel anew,
-# depends on what a process happened to do before: 148,000 page faults a prompt of 1025 tokens
-# (KV-heavy model, all of them in the model's own operations) in a server with our tier, 18,000 to
-# 75,000 in one without. So each row shall keep it: 4 to 13 faults.
-_KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-    "MALLOC_ARENA_MAX": "1",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """One rival: its name, and the flags that make it."""
@@ -53,7 +42,7 @@ class Row:
 
     def environment(self, directory: Path) -> dict[str, str]:
         """Return what has to be in the environment: the file backend has no flag for its folder."""
-        return {**_KEEP_MEMORY, "SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": str(directory)}
+        return {"SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": str(directory)}
 
 
 def lsm_flags(policy: str) -> Callable[[Path], Sequence[str]]:
