@@ -31,3 +31,13 @@ def test_cheaper_without_a_part_is_a_loss() -> None:
 def test_ratios_stand_beside_the_variants() -> None:
     told = body(report(store_auto={"hot_get": 2.0}, store_1_reader={"hot_get": 1.0}))
     assert "1.00 (0.500x)" in told
+
+
+def test_a_part_of_reading_is_not_compared_by_puts() -> None:
+    """Their ratios would be noise between two runs of the same code."""
+    figures = {"put_durable": 1.0, "cold_get": 1.0}
+    other = {"put_durable": 2.0, "cold_get": 1.0}
+    assert losses(report(store_auto=figures, store_unverified=other)) == []
+    assert [loss.what for loss in losses(report(store_auto=figures, store_direct=other))] == [
+        "ablation, O_DIRECT: put+durable GB/s"
+    ]
