@@ -26,6 +26,11 @@ class Opener:
         return HealingIndex(self, clock=lambda: self.now_s)
 
 
+def refuse(entries):
+    """Stand for the write of an index that wants to be opened anew."""
+    raise UnavailableError("the index takes no writes")
+
+
 def test_a_disk_that_was_full_for_a_moment_takes_pages_again():
     opener = Opener()
     index = opener.healing()
@@ -53,6 +58,25 @@ def test_opens_at_most_once_an_interval_while_it_keeps_failing():
             with pytest.raises(UnavailableError):
                 index.put([(b"a", b"1")])
         assert opener.num_opened == attempt
+
+
+def test_a_busy_server_never_opened_it_again():
+    """Each refused write began the wait anew, and there never were 5 s without one."""
+    opener = Opener()
+    index = opener.healing()
+    opener.disk.failing = True
+    with pytest.raises(UnavailableError):
+        index.put([(b"a", b"1")])
+    opener.disk.failing = False
+    index._index.put = refuse
+    for _ in range(4):
+        opener.now_s += RETRY_INTERVAL_S / 5
+        with pytest.raises(UnavailableError):
+            index.put([(b"a", b"1")])
+    opener.now_s += RETRY_INTERVAL_S / 5
+    index.put([(b"a", b"1")])
+    assert index.get([b"a"]) == [b"1"]
+    assert opener.num_opened == 2
 
 
 def test_reads_do_not_open_it():

@@ -20,8 +20,8 @@ class HealingIndex:
     """A `PageIndex` over one that can be replaced. Thread-safe; `close` must come last.
 
     Reads go on while the index refuses writes. A write that comes at least `RETRY_INTERVAL_S` after
-    a failed one first closes and opens the index, waiting for calls under way; calls that come in
-    between raise UnavailableError.
+    the first failed one, or after the last attempt, first closes and opens the index, waiting for
+    calls under way; calls that come in between raise UnavailableError.
     """
 
     def __init__(
@@ -121,7 +121,9 @@ class HealingIndex:
                 yield index
             except StoreError:
                 with self._condition:
-                    self._failed_at_s = self._clock()
+                    # Of writes that are refused one after the other, the first one counts.
+                    if self._failed_at_s is None:
+                        self._failed_at_s = self._clock()
                 raise
 
     def _heal(self) -> None:
