@@ -14,6 +14,8 @@ from sglang_lsm.index.page_index import PageIndex
 from sglang_lsm.pages import PagePath
 
 RETRY_INTERVAL_S = 5.0
+MAX_WAIT_S = 1.0
+"""For calls under way to end before the index is replaced; no other can begin meanwhile."""
 
 
 class HealingIndex:
@@ -21,7 +23,8 @@ class HealingIndex:
 
     Reads go on while the index refuses writes. A write that comes at least `RETRY_INTERVAL_S` after
     the first failed one, or after the last attempt, first closes and opens the index, waiting for
-    calls under way; calls that come in between raise UnavailableError.
+    calls under way; calls that come in between raise UnavailableError. So does the write itself if
+    a call takes longer than `MAX_WAIT_S` to end: it may be a scan of the very caller.
     """
 
     def __init__(
@@ -135,7 +138,10 @@ class HealingIndex:
                 return
             self._is_replacing = True
             try:
-                self._condition.wait_for(lambda: self._users.num == 0)
+                if not self._condition.wait_for(lambda: self._users.num == 0, MAX_WAIT_S):
+                    # The next attempt comes an interval later: this one kept everybody waiting.
+                    self._failed_at_s = self._clock()
+                    raise UnavailableError("the index is in use, and is not opened anew yet")
                 self._replace()
             finally:
                 self._is_replacing = False
