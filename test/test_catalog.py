@@ -12,7 +12,9 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from sglang_lsm import catalog
 from sglang_lsm.errors import ClosedError, UnavailableError
+from sglang_lsm.index.healing import RETRY_INTERVAL_S, HealingIndex
 from sglang_lsm.keycodec import encode
 from sglang_lsm.pages import NamespaceId, PagePath
 from support.catalog_bench import (
@@ -23,6 +25,7 @@ from support.catalog_bench import (
     pages_on,
     path_of,
 )
+from support.fake_index import FakeIndex
 
 branches = st.lists(st.integers(0, 3), min_size=1, max_size=5)
 """Tokens 2 and 3 name siblings with equal digests."""
@@ -311,6 +314,25 @@ def test_bytes_are_given_back_only_when_the_index_is_durable(bench):
     bench.disk.count_change = lambda name: order.append((name, len(bench.index_disk.synced.pages)))
     bench.evict(1)
     assert ("punch", 1) in order and ("punch", 2) not in order
+
+
+def test_forgetting_a_subtree_through_an_index_that_failed_waited_for_itself(bench, monkeypatch):
+    """The first write opened the index anew, inside the scan that told what to delete."""
+    monkeypatch.setattr(catalog, "_CHUNK_KEYS", 4)
+    now_s = 0.0
+    index = HealingIndex(lambda: FakeIndex(bench.index_disk), clock=lambda: now_s)
+    bench.catalog._index = index
+    long = path_of(NAMESPACES[0], (0,) * 130)
+    bench.put(long)
+    bench.put(path_of(NAMESPACES[0], (1,)))
+    bench.index_disk.failing = True
+    with pytest.raises(UnavailableError):
+        index.put([])
+    bench.index_disk.failing = False
+    now_s += RETRY_INTERVAL_S
+    assert bench.catalog.forget_ranges([key_of(FIRST[0])]) == 130
+    bench.lose(pages_on(long))
+    check(bench)
 
 
 @pytest.mark.parametrize("indices", [[0, 1, 2], [0, 2], [1], [2]])

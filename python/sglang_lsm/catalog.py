@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice
 
@@ -198,6 +198,9 @@ class Catalog:
         A group whose first pages hang on one that is not stored is found by its ghost, so not
         before the table is complete; `load` drops what it can not reach.
 
+        The caller may write in between: no scan of the index is open then, for which an index that
+        is opened anew by a write would wait.
+
         Cost: one range of the index for each group, and one pass over the places of all rows.
 
         Raises:
@@ -212,10 +215,12 @@ class Catalog:
             has_groups = len(prefix) > NAMESPACE_BYTES
             if has_groups:
                 waiting += [keycodec.group_below(key) for key in ends if key.startswith(prefix)]
-            for key, value in self._index.scan(prefix, keycodec.range_end(prefix)):
-                if has_groups and keycodec.extends_group(key):
-                    waiting.append(keycodec.group_below(key))
-                yield key, value
+            for part in self._parts(prefix):
+                keys = [key for key, _ in part] if has_groups else []
+                waiting += [
+                    keycodec.group_below(key) for key in keys if keycodec.extends_group(key)
+                ]
+                yield from part
 
     def forget_segment(self, segment_id: int) -> int:
         """Drop every page of a segment and the segment itself; return how many pages.
@@ -412,6 +417,17 @@ class Catalog:
             self._rows.evictor.touch(self._rows.table.root(namespace), hashes)
         # Counted without a lock: what threads missed of each other is forgotten here.
         self._num_touched = 0
+
+    def _parts(self, prefix: bytes) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Yield the entries whose key starts with `prefix`, each part from a scan of its own."""
+        start, end = prefix, keycodec.range_end(prefix)
+        while True:
+            with closing(self._index.scan(start, end)) as entries:
+                part = list(islice(entries, _CHUNK_KEYS))
+            yield part
+            if len(part) < _CHUNK_KEYS:
+                return
+            start = part[-1][0] + b"\0"
 
     def _chunks_until(self, should_stop: Callable[[], bool]) -> Iterator[list[tuple[bytes, bytes]]]:
         entries = self._index.scan(b"", None)

@@ -10,6 +10,7 @@ from sglang_lsm.catalog import Catalog
 from sglang_lsm.config import MIB, LogConfig
 from sglang_lsm.eviction.page_paths import index_keys
 from sglang_lsm.eviction.places import pack_place
+from sglang_lsm.index.page_index import Scan
 from sglang_lsm.keycodec import DIGEST_BYTES, GROUP_PAGES, encode, hash_tail
 from sglang_lsm.pages import Location, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.stored_rows import GHOST
@@ -74,7 +75,7 @@ class SnapshotIndex(FakeIndex):
 
     snapshot: list[tuple[bytes, bytes]] | None = None
 
-    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes | None) -> Scan:
         if not start and self.snapshot is not None:
             yield from self.snapshot
         else:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from sglang_lsm.config import IndexConfig
 from sglang_lsm.errors import CorruptionError, StoreError, UnavailableError
-from sglang_lsm.index.page_index import PageIndex
+from sglang_lsm.index.page_index import PageIndex, Scan
 from sglang_lsm.pages import PagePath
 
 RETRY_INTERVAL_S = 5.0
@@ -75,8 +75,8 @@ class HealingIndex:
         with self._writing() as index:
             index.delete(keys)
 
-    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        """See PageIndex. The index is not replaced before the iterator is exhausted or dropped."""
+    def scan(self, start: bytes, end: bytes | None) -> Scan:
+        """See PageIndex. The index is not replaced before it is exhausted, closed or dropped."""
         with self._users as index:
             yield from index.scan(start, end)
 
