@@ -114,7 +114,6 @@ class CatalogMachine(RuleBasedStateMachine):
     def restore(self):
         content = self.bench.catalog.checkpoint()
         self.bench.start_anew()
-        self.bench.begin_loading()
         assert not self.bench.load(content)
 
     @precondition(lambda self: not self.is_loading)
@@ -123,7 +122,6 @@ class CatalogMachine(RuleBasedStateMachine):
         """The scan, or the kept table, sees this moment; every rule until `load` goes on beside."""
         self.kept = self.bench.catalog.checkpoint() if keeps_table else None
         self.bench.start_anew()
-        self.bench.begin_loading()
         self.is_loading, self.seen = True, set(self.bench.stored)
 
     @precondition(lambda self: self.is_loading)
@@ -166,7 +164,6 @@ def loading(bench):
     bench.seal()
     bench.put(path_of(NAMESPACES[0], (2,)))
     bench.start_anew()
-    bench.begin_loading()
     return bench
 
 
@@ -215,7 +212,6 @@ def test_pages_behind_a_missing_page_that_came_back_during_the_scan_stayed_witho
     trunk = (0,) * 64
     bench.put(path_of(NAMESPACES[0], (*trunk, 1), 64))
     bench.start_anew()
-    bench.begin_loading()
     bench.put(path_of(NAMESPACES[0], trunk))
     assert len(bench.load()) == 1
     check(bench)
@@ -278,7 +274,6 @@ def test_a_checkpoint_of_a_store_that_lost_a_segment(bench):
     content = bench.catalog.checkpoint()
     bench.log.drop(1)
     bench.start_anew()
-    bench.begin_loading()
     bench.catalog.load(should_stop=lambda: False, take_kept=lambda: content)
     bench.lose(FIRST)
     check(bench)

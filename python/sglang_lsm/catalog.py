@@ -74,7 +74,7 @@ class Catalog:
         recency_only: bool = False,
         quota_bytes: int = 0,
     ) -> None:
-        """Begin with an empty page table; `load` or `restore` fills it.
+        """Begin with an empty page table; `load` fills it, while the store may be used already.
 
         Args:
             recency_only: evict by last access alone; otherwise the table learns what is reused.
@@ -88,7 +88,7 @@ class Catalog:
         self._marks = NO_MARKS
         self._storing: list[int] = []
         """For each put under way, the newest segment when it began."""
-        self._is_complete, self._is_given_up = True, False
+        self._is_complete, self._is_given_up = False, False
         self._waiting: list[Callable[[], None]] = []
         """Changes of the table that came while it was being loaded, in order."""
 
@@ -282,10 +282,6 @@ class Catalog:
             unwanted = set(range(len(keys))).difference(kept)
             self._give_back([new[i] for i in sorted(unwanted)])
         return len(kept)
-
-    def begin_loading(self) -> None:
-        """Let the store be used before the table is complete; `load` is going to fill it."""
-        self._is_complete = False
 
     @property
     def is_complete(self) -> bool:

@@ -447,7 +447,6 @@ class Store:
         kept = take_table(self._fs, self.directory, fits=not is_rebuilt)
         is_known = kept is not None
         load = partial(self._load_catalog, kept)
-        self._catalog.begin_loading()
         # What has to go at once shall go by worth, if that is known in half a second.
         if is_behind and not (is_known and self._room.num_bytes_over() > 0):
             threading.Thread(target=load, name="kv-storage-load", daemon=True).start()

@@ -94,6 +94,7 @@ class CatalogBench:
             admit=lambda segment_id, num_bytes: None, clock_ms=lambda: 0,
         )  # fmt: skip
         self.catalog = Catalog(self.index, self.log)
+        self.catalog.load(should_stop=lambda: False)
         self.stored: dict[Page, Location] = {}
         self.dead: set[Location] = set()
         """Places of pages that went: nothing may be left there."""
@@ -193,12 +194,11 @@ class CatalogBench:
                 self.dead.add(self.stored.pop(page))
 
     def start_anew(self) -> None:
-        """Begin with an empty catalog, as a process does that was just started."""
-        self.catalog = Catalog(self.index, self.log)
+        """Begin with an empty catalog, as a process does that was just started, and do not load it.
 
-    def begin_loading(self) -> None:
-        """Let the catalog be used before it is loaded; the scan will see this moment."""
-        self.catalog.begin_loading()
+        A scan will see this moment.
+        """
+        self.catalog = Catalog(self.index, self.log)
         self.see_now()
 
     def see_now(self) -> None:
