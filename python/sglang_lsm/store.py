@@ -125,6 +125,8 @@ class Store:
             )  # fmt: skip
             self._room.shrink(self._counters)
         except BaseException:
+            # The page table may be loading already.
+            self._gate.close()
             self._close_parts()
             raise
         self._threads: list[Periodic] = []
