@@ -251,6 +251,47 @@ def test_a_scan_that_fails_leaves_segments_to_be_evicted_and_nothing_that_grows(
     loading.check_stored()
 
 
+@pytest.mark.parametrize("error", [UnavailableError("the index failed"), ValueError("a bug")])
+@pytest.mark.parametrize("call", ["get", "delete"])
+def test_a_load_that_failed_after_its_scan_let_every_later_put_wait_in_memory(
+    loading, monkeypatch, caplog, call, error
+):
+    loading.put(path_of(NAMESPACES[0], (5,)))
+    if call == "delete":
+        loading.forget_segment(1)
+
+    def fail(keys):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(loading.index, call, fail)
+        loading.catalog.load(should_stop=lambda: False)
+    assert str(error) in caplog.text
+    assert not loading.catalog._waiting
+    loading.put(path_of(NAMESPACES[0], (6,)))
+    assert not loading.catalog._waiting
+    assert not loading.catalog.is_complete
+    assert loading.catalog.live_pages() == {}
+    loading.check_stored()
+
+
+def test_a_page_that_no_row_was_found_for_and_that_could_not_be_dropped_was_never_evicted(
+    bench, monkeypatch
+):
+    """The table passed for complete, and was kept for the next start like this."""
+    trunk = (0,) * 64
+    bench.put(path_of(NAMESPACES[0], (*trunk, 1), 64))
+    bench.start_anew()
+
+    def fail(keys):
+        raise UnavailableError("the index failed")
+
+    with monkeypatch.context() as patch, pytest.raises(UnavailableError):
+        patch.setattr(bench.index, "delete", fail)
+        bench.catalog.load(should_stop=lambda: False)
+    assert bench.catalog.checkpoint() is None
+
+
 def test_closing_ends_a_scan(loading):
     with pytest.raises(ClosedError):
         loading.catalog.load(should_stop=lambda: True)

@@ -22,7 +22,6 @@ from sglang_lsm.errors import (
     ClosedError,
     CorruptionError,
     FormatVersionError,
-    StoreError,
     UnavailableError,
 )
 from sglang_lsm.eviction import checkpoint
@@ -309,23 +308,37 @@ class Catalog:
             How many pages were dropped.
 
         Raises:
-            UnavailableError, CorruptionError: the index failed; the table stays as it was.
+            UnavailableError, CorruptionError: the index failed.
             ClosedError: `should_stop` said so.
+
+        Whatever is raised leaves the table empty until the next start, so that whole segments are
+        evicted, and is logged, unless the store is closing.
         """
+        try:
+            return sum(map(self._forget_unknown, self._fill(should_stop, take_kept)))
+        except BaseException as error:
+            with self._lock:
+                self._is_complete, self._is_given_up, self._waiting = False, True, []
+                self._rows.clear()
+            if not isinstance(error, ClosedError):
+                logger.warning("the page table could not be filled. reason=%r", error)
+            raise
+
+    def _fill(
+        self,
+        should_stop: Callable[[], bool],
+        take_kept: Callable[[], bytes | memoryview | None] | None,
+    ) -> list[bytes]:
+        """Fill the table; return the prefixes of the keys of pages that it has no row for."""
         unknown: list[bytes] = []
         restored = _restored(take_kept)
-        try:
-            if restored is not None:
-                table, now = restored
-            else:
-                table, unknown = load_table(
-                    self._chunks_until(should_stop), num_expected=self._index.approximate_len()
-                )
-                now = 0
-        except StoreError:
-            with self._lock:
-                self._is_given_up, self._waiting = True, []
-            raise
+        if restored is not None:
+            table, now = restored
+        else:
+            table, unknown = load_table(
+                self._chunks_until(should_stop), num_expected=self._index.approximate_len()
+            )
+            now = 0
         with self._lock:
             self._rows.reset(table, now)
             self._adopt_rows()
@@ -333,7 +346,7 @@ class Catalog:
                 change()
             self._is_complete, self._waiting = True, []
             self._rows.mark_all()
-        return sum(map(self._forget_unknown, unknown))
+        return unknown
 
     def live_bytes(self) -> dict[int, int]:
         """Return the bytes on disk of the stored pages of each segment; one pass over all rows."""

@@ -16,7 +16,6 @@ the quota. Losing any file costs pages, never a wrong page.
 """
 
 import atexit
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -42,7 +41,7 @@ from sglang_lsm.directory import (
     mark_index_damaged,
     open_store_index,
 )
-from sglang_lsm.errors import ClosedError, StoreError, UnavailableError
+from sglang_lsm.errors import StoreError, UnavailableError
 from sglang_lsm.eviction.places import MAX_LENGTH_BYTES
 from sglang_lsm.fs import FileSystem, LocalFileSystem
 from sglang_lsm.gate import Gate
@@ -67,8 +66,6 @@ from sglang_lsm.room import Room
 from sglang_lsm.tensorlog.log import TensorLog
 from sglang_lsm.tensorlog.paced import Pace, read_at_pace
 from sglang_lsm.tensorlog.transfer import page_bytes
-
-logger = logging.getLogger(__name__)
 
 
 class Store:
@@ -463,11 +460,9 @@ class Store:
                     take_kept=kept.take if kept else None,
                 )
                 self._counters.add(pages_evicted=dropped)
-        except ClosedError:
+        except StoreError:
+            # Logged. Whole segments are evicted instead of pages, until the next start.
             return
-        except StoreError as error:
-            # Whole segments are evicted instead of pages, until the next start.
-            logger.warning("the page table could not be filled. reason=%s", error)
         finally:
             if kept is not None:
                 kept.close()
