@@ -371,6 +371,24 @@ def test_forgetting_a_subtree_through_an_index_that_failed_waited_for_itself(ben
     check(bench)
 
 
+def test_what_puts_under_way_extend_goes_when_nothing_else_is_left(bench):
+    """Whole segments would go next, and with them the beginning of the path."""
+    stored, other = path_of(NAMESPACES[0], (0, 1)), path_of(NAMESPACES[0], (1,))
+    bench.put(stored)
+    bench.put(other)
+    catalog = bench.catalog
+    with (
+        catalog.storing(),
+        catalog.storing(path_of(NAMESPACES[0], (0, 1, 2), 2)),
+        catalog.storing(path_of(NAMESPACES[1], (0, 1, 2), 2)),
+    ):
+        assert catalog.evict(1 << 20) == (1, 8192)
+        assert not any(bench.index.get([key_of(pages_on(other)[0])]))
+        assert catalog.evict(1) == (1, 8192)
+        bench.lose([*pages_on(other), pages_on(stored)[-1]])
+        check(bench)
+
+
 @pytest.mark.parametrize("indices", [[0, 1, 2], [0, 2], [1], [2]])
 @pytest.mark.parametrize("shared", [b"other page", b"path"])
 def test_a_page_with_the_digest_of_another_one_elsewhere_is_not_stored(bench, indices, shared):

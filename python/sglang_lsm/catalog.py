@@ -85,23 +85,28 @@ class Catalog:
         self._num_touched = 0
         self._rows = StoredRows(recency_only=recency_only, quota_bytes=quota_bytes)
         self._marks = NO_MARKS
-        self._storing: list[int] = []
-        """For each put under way, the newest segment when it began."""
+        self._storing: list[tuple[int, PagePath | None]] = []
+        """For each put under way, the newest segment when it began, and the path it extends."""
         self._is_complete, self._is_given_up = False, False
         self._waiting: list[Callable[[], None]] = []
         """Changes of the table that came while it was being loaded, in order."""
 
     @contextmanager
-    def storing(self) -> Iterator[None]:
-        """Keep the segments that a put writes to, from before its append until it is recorded."""
+    def storing(self, path: PagePath | None = None) -> Iterator[None]:
+        """Keep the segments that a put writes to, from before its append until it is recorded.
+
+        Args:
+            path: what is stored of it is not evicted meanwhile, unless nothing else is left: behind
+                a page that went, no probe would reach the new ones.
+        """
         with self._lock:
-            oldest = self._log.tail_id()
-            self._storing.append(oldest)
+            put = (self._log.tail_id(), path)
+            self._storing.append(put)
         try:
             yield
         finally:
             with self._lock:
-                self._storing.remove(oldest)
+                self._storing.remove(put)
 
     def record(
         self,
@@ -252,8 +257,11 @@ class Catalog:
             UnavailableError: the index failed; nothing has gone.
         """
         with self._lock:
-            table = self._rows.table
-            rows = self._rows.evictor.victims(-(-num_bytes // format.BLOCK_BYTES))
+            table, evictor = self._rows.table, self._rows.evictor
+            num_units = -(-num_bytes // format.BLOCK_BYTES)
+            rows = evictor.victims(num_units, self._extended())
+            if not rows.size:
+                rows = evictor.victims(num_units)
             stored = rows[table.place[rows] != GHOST]
             keys, locations = index_keys(table, stored), self._rows.locations(stored)
             for start in range(0, len(keys), _CHUNK_KEYS):
@@ -492,6 +500,14 @@ class Catalog:
                 num_gone += len(lost)
         return num_gone
 
+    def _extended(self) -> frozenset[int]:
+        """Return the row at the end of what is stored of each path that a put is extending."""
+        table, ends = self._rows.table, list[int]()
+        for path in (path for _, path in self._storing if path is not None):
+            root = table.root(path.namespace)
+            ends += table.lookup(root, table.keys(root, path.hashes))[-1:].tolist()
+        return frozenset(ends)
+
     def _change_table(self, change: Callable[[], None]) -> None:
         """Change the table, or see to it that `load` does."""
         if self._is_complete:
@@ -529,7 +545,9 @@ class Catalog:
         """Give the bytes of dead pages back: whole segments where nothing else lives in them."""
         # A younger segment may hold pages that a put has written and not yet recorded, and before
         # the table is complete, any segment may hold pages that it does not know of.
-        youngest = min(self._storing, default=self._log.tail_id()) if self._is_complete else 0
+        youngest = 0
+        if self._is_complete:
+            youngest = min((oldest for oldest, _ in self._storing), default=self._log.tail_id())
         dead = {
             at.segment_id
             for at in locations

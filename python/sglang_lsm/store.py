@@ -506,7 +506,7 @@ class Store:
         if longest > MAX_LENGTH_BYTES:
             # The page table could not tell where it lies, so it could never be evicted.
             raise UnavailableError(f"a page is too long. bytes={longest} limit={MAX_LENGTH_BYTES}")
-        with self._catalog.storing():
+        with self._catalog.storing(path):
             locations = self._log.append(
                 [keys[i] for i in missing],
                 [keycodec.hash_tail(path.hashes[path.start + i]) for i in missing],
