@@ -608,9 +608,13 @@ def test_with_admission_second_a_page_is_written_when_it_is_offered_again(store)
     assert store.put_batch(path, pages_of(path, PIECES))
     assert store.probe(path) == 0
     assert store.stats().pages_refused == 10
+    assert store.stats().pages_skipped == 0
     assert store.put_batch(path, pages_of(path, PIECES))
     assert read(store, path) == contents(path)
     assert store.stats().bytes_offered_again == 10 * sum(PIECES)
+    longer = path_of(path.namespace, range(15))
+    store.put_batch(longer, pages_of(longer, PIECES))
+    assert (store.stats().pages_skipped, store.stats().pages_refused) == (10, 15)
 
 
 def test_a_watched_store_tells_what_it_read_and_wrote(store):

@@ -232,6 +232,7 @@ class Store:
                     # What has expired goes first, or it would take the new pages along.
                     self._expire()
                 missing = missing_pages(self._log, path, self._index.get(keys))
+                num_stored = len(keys) - len(missing)
                 if self.config.admission == "second":
                     missing = self._doorkeeper.admit(path, missing, pages, self._counters)
                 call.asked()
@@ -243,7 +244,7 @@ class Store:
         self._counters.add(
             pages_put=len(missing),
             bytes_put=sum(page_bytes(pages[i]) for i in missing),
-            pages_skipped=len(keys) - len(missing),
+            pages_skipped=num_stored,
             puts=1 if missing else 0,
         )
         return True
