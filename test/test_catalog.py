@@ -341,6 +341,26 @@ def test_a_call_that_the_index_fails_changes_nothing(bench, action):
     check(bench)
 
 
+def test_an_eviction_that_the_index_fails_half_way_is_finished_by_a_later_one(bench, monkeypatch):
+    monkeypatch.setattr(catalog, "_CHUNK_KEYS", 1)
+    path = path_of(NAMESPACES[0], (0, 1, 2))
+    bench.put(path)
+    delete, answers = bench.index.delete, iter([True])
+
+    def fail(keys):
+        if not next(answers, False):
+            raise UnavailableError("the index failed")
+        delete(keys)
+
+    with monkeypatch.context() as patch, pytest.raises(UnavailableError):
+        patch.setattr(bench.index, "delete", fail)
+        bench.catalog.evict(2 * 8192)
+    assert bench.index.get([*encode(path)])[2] is None
+    assert bench.catalog.evict(2 * 8192) == (2, 2 * 8192)
+    bench.lose(pages_on(path)[1:])
+    check(bench)
+
+
 def test_bytes_are_given_back_only_when_the_index_is_durable(bench):
     """Else a power cut could bring entries back whose pages are holes."""
     path = path_of(NAMESPACES[0], (0, 1))

@@ -254,7 +254,8 @@ class Catalog:
             Pages and bytes that went.
 
         Raises:
-            UnavailableError: the index failed; nothing has gone.
+            UnavailableError: the index failed; some pages may be misses, and take room until they
+                are stored again or chosen once more.
         """
         with self._lock:
             table, evictor = self._rows.table, self._rows.evictor
