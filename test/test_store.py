@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sglang_lsm import holds
 from sglang_lsm.clock import Clock
 from sglang_lsm.config import MIB, IndexConfig, StoreConfig
-from sglang_lsm.directory import META_COMPLETE, check_directory
+from sglang_lsm.directory import check_directory
 from sglang_lsm.errors import ClosedError, ConfigError, StoreError, UnavailableError
 from sglang_lsm.eviction.places import MAX_LENGTH_BYTES
 from sglang_lsm.fs import LocalFileSystem
@@ -319,56 +318,6 @@ def test_a_failed_open_leaves_the_directory_free(tmp_path):
         Store.open(tmp_path, small_config())
     (tmp_path / "foreign").unlink()
     Store.open(tmp_path, small_config()).close()
-
-
-def test_a_failed_open_left_an_empty_page_table_to_the_next_start(directory, monkeypatch):
-    """That start took it for complete, and dropped segments whose pages it did not know of."""
-    store = Store.open(directory, small_config())
-    path = path_of(store.register(fingerprint()), range(5))
-    store.put_batch(path, pages_of(path, PIECES))
-    store.close()
-    kept = (directory / "PAGES").read_bytes()
-    get_meta = RocksIndex.get_meta
-
-    def fail(index, key):
-        if key == META_COMPLETE:
-            raise UnavailableError("the index failed")
-        return get_meta(index, key)
-
-    with monkeypatch.context() as patch, pytest.raises(UnavailableError):
-        patch.setattr(RocksIndex, "get_meta", fail)
-        Store.open(directory, small_config())
-    assert (directory / "PAGES").read_bytes() == kept
-
-
-def test_a_failed_open_closed_the_index_under_the_scan_for_the_page_table(directory, monkeypatch):
-    """The scan is told to stop now, and waited for."""
-    scanning, closed, order = threading.Event(), threading.Event(), []
-    close = RocksIndex.close
-
-    def scan(index, start, end):
-        scanning.set()
-        # As long as a part of a scan takes; who does not wait for it closes the index meanwhile.
-        closed.wait(0.1)
-        order.append("scanned")
-        yield bytes(24), bytes(8)
-
-    def note_close(index):
-        close(index)
-        order.append("closed")
-        closed.set()
-
-    def fail(fs, directory):
-        assert scanning.wait(60)
-        raise UnavailableError("the holds cannot be read")
-
-    directory.mkdir()
-    with monkeypatch.context() as patch, pytest.raises(UnavailableError, match="holds"):
-        patch.setattr(RocksIndex, "scan", scan)
-        patch.setattr(RocksIndex, "close", note_close)
-        patch.setattr(holds, "read_holds", fail)
-        Store.open(directory, small_config())
-    assert order == ["scanned", "closed"]
 
 
 def test_a_page_too_long_for_the_page_table_raised_what_no_caller_expects(directory):
