@@ -12,7 +12,9 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from sglang_lsm import catalog
 from sglang_lsm.errors import ClosedError, UnavailableError
+from sglang_lsm.index.healing import RETRY_INTERVAL_S, HealingIndex
 from sglang_lsm.keycodec import encode
 from sglang_lsm.pages import NamespaceId, PagePath
 from support.catalog_bench import (
@@ -23,6 +25,7 @@ from support.catalog_bench import (
     pages_on,
     path_of,
 )
+from support.fake_index import FakeIndex
 
 branches = st.lists(st.integers(0, 3), min_size=1, max_size=5)
 """Tokens 2 and 3 name siblings with equal digests."""
@@ -111,7 +114,6 @@ class CatalogMachine(RuleBasedStateMachine):
     def restore(self):
         content = self.bench.catalog.checkpoint()
         self.bench.start_anew()
-        self.bench.begin_loading()
         assert not self.bench.load(content)
 
     @precondition(lambda self: not self.is_loading)
@@ -120,7 +122,6 @@ class CatalogMachine(RuleBasedStateMachine):
         """The scan, or the kept table, sees this moment; every rule until `load` goes on beside."""
         self.kept = self.bench.catalog.checkpoint() if keeps_table else None
         self.bench.start_anew()
-        self.bench.begin_loading()
         self.is_loading, self.seen = True, set(self.bench.stored)
 
     @precondition(lambda self: self.is_loading)
@@ -163,7 +164,6 @@ def loading(bench):
     bench.seal()
     bench.put(path_of(NAMESPACES[0], (2,)))
     bench.start_anew()
-    bench.begin_loading()
     return bench
 
 
@@ -212,7 +212,6 @@ def test_pages_behind_a_missing_page_that_came_back_during_the_scan_stayed_witho
     trunk = (0,) * 64
     bench.put(path_of(NAMESPACES[0], (*trunk, 1), 64))
     bench.start_anew()
-    bench.begin_loading()
     bench.put(path_of(NAMESPACES[0], trunk))
     assert len(bench.load()) == 1
     check(bench)
@@ -252,6 +251,47 @@ def test_a_scan_that_fails_leaves_segments_to_be_evicted_and_nothing_that_grows(
     loading.check_stored()
 
 
+@pytest.mark.parametrize("error", [UnavailableError("the index failed"), ValueError("a bug")])
+@pytest.mark.parametrize("call", ["get", "delete"])
+def test_a_load_that_failed_after_its_scan_let_every_later_put_wait_in_memory(
+    loading, monkeypatch, caplog, call, error
+):
+    loading.put(path_of(NAMESPACES[0], (5,)))
+    if call == "delete":
+        loading.forget_segment(1)
+
+    def fail(keys):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(loading.index, call, fail)
+        loading.catalog.load(should_stop=lambda: False)
+    assert str(error) in caplog.text
+    assert not loading.catalog._waiting
+    loading.put(path_of(NAMESPACES[0], (6,)))
+    assert not loading.catalog._waiting
+    assert not loading.catalog.is_complete
+    assert loading.catalog.live_pages() == {}
+    loading.check_stored()
+
+
+def test_a_page_that_no_row_was_found_for_and_that_could_not_be_dropped_was_never_evicted(
+    bench, monkeypatch
+):
+    """The table passed for complete, and was kept for the next start like this."""
+    trunk = (0,) * 64
+    bench.put(path_of(NAMESPACES[0], (*trunk, 1), 64))
+    bench.start_anew()
+
+    def fail(keys):
+        raise UnavailableError("the index failed")
+
+    with monkeypatch.context() as patch, pytest.raises(UnavailableError):
+        patch.setattr(bench.index, "delete", fail)
+        bench.catalog.load(should_stop=lambda: False)
+    assert bench.catalog.checkpoint() is None
+
+
 def test_closing_ends_a_scan(loading):
     with pytest.raises(ClosedError):
         loading.catalog.load(should_stop=lambda: True)
@@ -275,7 +315,6 @@ def test_a_checkpoint_of_a_store_that_lost_a_segment(bench):
     content = bench.catalog.checkpoint()
     bench.log.drop(1)
     bench.start_anew()
-    bench.begin_loading()
     bench.catalog.load(should_stop=lambda: False, take_kept=lambda: content)
     bench.lose(FIRST)
     check(bench)
@@ -302,6 +341,26 @@ def test_a_call_that_the_index_fails_changes_nothing(bench, action):
     check(bench)
 
 
+def test_an_eviction_that_the_index_fails_half_way_is_finished_by_a_later_one(bench, monkeypatch):
+    monkeypatch.setattr(catalog, "_CHUNK_KEYS", 1)
+    path = path_of(NAMESPACES[0], (0, 1, 2))
+    bench.put(path)
+    delete, answers = bench.index.delete, iter([True])
+
+    def fail(keys):
+        if not next(answers, False):
+            raise UnavailableError("the index failed")
+        delete(keys)
+
+    with monkeypatch.context() as patch, pytest.raises(UnavailableError):
+        patch.setattr(bench.index, "delete", fail)
+        bench.catalog.evict(2 * 8192)
+    assert bench.index.get([*encode(path)])[2] is None
+    assert bench.catalog.evict(2 * 8192) == (2, 2 * 8192)
+    bench.lose(pages_on(path)[1:])
+    check(bench)
+
+
 def test_bytes_are_given_back_only_when_the_index_is_durable(bench):
     """Else a power cut could bring entries back whose pages are holes."""
     path = path_of(NAMESPACES[0], (0, 1))
@@ -311,6 +370,43 @@ def test_bytes_are_given_back_only_when_the_index_is_durable(bench):
     bench.disk.count_change = lambda name: order.append((name, len(bench.index_disk.synced.pages)))
     bench.evict(1)
     assert ("punch", 1) in order and ("punch", 2) not in order
+
+
+def test_forgetting_a_subtree_through_an_index_that_failed_waited_for_itself(bench, monkeypatch):
+    """The first write opened the index anew, inside the scan that told what to delete."""
+    monkeypatch.setattr(catalog, "_CHUNK_KEYS", 4)
+    now_s = 0.0
+    index = HealingIndex(lambda: FakeIndex(bench.index_disk), clock=lambda: now_s)
+    bench.catalog._index = index
+    long = path_of(NAMESPACES[0], (0,) * 130)
+    bench.put(long)
+    bench.put(path_of(NAMESPACES[0], (1,)))
+    bench.index_disk.failing = True
+    with pytest.raises(UnavailableError):
+        index.put([])
+    bench.index_disk.failing = False
+    now_s += RETRY_INTERVAL_S
+    assert bench.catalog.forget_ranges([key_of(FIRST[0])]) == 130
+    bench.lose(pages_on(long))
+    check(bench)
+
+
+def test_what_puts_under_way_extend_goes_when_nothing_else_is_left(bench):
+    """Whole segments would go next, and with them the beginning of the path."""
+    stored, other = path_of(NAMESPACES[0], (0, 1)), path_of(NAMESPACES[0], (1,))
+    bench.put(stored)
+    bench.put(other)
+    catalog = bench.catalog
+    with (
+        catalog.storing(),
+        catalog.storing(path_of(NAMESPACES[0], (0, 1, 2), 2)),
+        catalog.storing(path_of(NAMESPACES[1], (0, 1, 2), 2)),
+    ):
+        assert catalog.evict(1 << 20) == (1, 8192)
+        assert not any(bench.index.get([key_of(pages_on(other)[0])]))
+        assert catalog.evict(1) == (1, 8192)
+        bench.lose([*pages_on(other), pages_on(stored)[-1]])
+        check(bench)
 
 
 @pytest.mark.parametrize("indices", [[0, 1, 2], [0, 2], [1], [2]])

@@ -21,15 +21,18 @@ class RoomBench(CatalogBench):
 
     def __init__(self, *, min_free_bytes=0, **facts):
         super().__init__(**facts)
-        config = StoreConfig(
+        self.config = StoreConfig(
             quota_bytes=4 * MIB,
             min_free_bytes=min_free_bytes,
             log=LogConfig(segment_bytes=MIB),
         )
         self.disk.make_dir(Path("/log"))
-        self.room = Room(self.catalog, self.log, self.disk, Path("/log"), config)
+        self.room = self.open_room()
         self.counters = Counters()
         self.num_paths = 0
+
+    def open_room(self):
+        return Room(self.catalog, self.log, self.disk, Path("/log"), self.config)
 
     def fill(self, num_segments, *, pages=NUM_PAGES):
         """Put single pages that are the first of their paths, and seal a segment of them each."""
@@ -94,7 +97,8 @@ def test_whole_segments_go_oldest_first_where_single_pages_cannot():
 def test_whole_segments_go_until_the_table_is_complete():
     bench = RoomBench()
     bench.fill(4)
-    bench.catalog.begin_loading()
+    bench.start_anew()
+    bench.room = bench.open_room()
     assert set(bench.make(MIB)) == {1}
     assert bench.counters.snapshot().pages_evicted == NUM_PAGES
 

@@ -227,6 +227,22 @@ def test_a_full_store_evicts_and_stays_within_its_quota(directory):
     store.close()
 
 
+def test_a_put_evicted_the_pages_that_it_extended(directory):
+    """They were used least lately, and made the room; no probe came as far as the new pages."""
+    store = Store.open(directory, replace(small_config(4), eviction="lru"))
+    namespace, pieces = store.register(fingerprint()), (65536,)
+    prefix, extended = path_of(namespace, range(10)), path_of(namespace, range(40))
+    store.put_batch(prefix, pages_of(prefix, pieces))
+    for number in range(4):
+        other = path_of(namespace, [f"other {number}"] * 10)
+        store.put_batch(other, pages_of(other, pieces))
+    store.put_batch(extended, pages_of(extended, pieces))
+    assert store.stats().pages_evicted > 0
+    assert store.probe(extended) == 40
+    assert read(store, extended, pieces) == contents(extended, pieces)
+    store.close()
+
+
 def test_a_page_larger_than_a_segment_is_refused_and_evicts_nothing(store):
     """Each refusal once sealed a segment, made a new one, and evicted an old one for it."""
     namespace = store.register(fingerprint())
@@ -541,9 +557,13 @@ def test_with_admission_second_a_page_is_written_when_it_is_offered_again(store)
     assert store.put_batch(path, pages_of(path, PIECES))
     assert store.probe(path) == 0
     assert store.stats().pages_refused == 10
+    assert store.stats().pages_skipped == 0
     assert store.put_batch(path, pages_of(path, PIECES))
     assert read(store, path) == contents(path)
     assert store.stats().bytes_offered_again == 10 * sum(PIECES)
+    longer = path_of(path.namespace, range(15))
+    store.put_batch(longer, pages_of(longer, PIECES))
+    assert (store.stats().pages_skipped, store.stats().pages_refused) == (10, 15)
 
 
 def test_a_watched_store_tells_what_it_read_and_wrote(store):

@@ -83,8 +83,7 @@ class LsmEvictor:
         plain = self._room.plain
         short = (len(hashes) - num_old) * plain - self._free
         if short > 0:
-            keep = int(rows[-1]) if num_old else -1
-            victims = self._evictor.victims(short, keep)
+            victims = self._evictor.victims(short, frozenset(rows[-1:].tolist()))
             self._free += int(length_units(self.table.place[victims]).sum())
             self._evictor.remove(victims)
             hashes = hashes[: num_old + min(len(hashes) - num_old, self._free // plain)]

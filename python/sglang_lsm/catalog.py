@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice
 
@@ -22,7 +22,6 @@ from sglang_lsm.errors import (
     ClosedError,
     CorruptionError,
     FormatVersionError,
-    StoreError,
     UnavailableError,
 )
 from sglang_lsm.eviction import checkpoint
@@ -74,7 +73,7 @@ class Catalog:
         recency_only: bool = False,
         quota_bytes: int = 0,
     ) -> None:
-        """Begin with an empty page table; `load` or `restore` fills it.
+        """Begin with an empty page table; `load` fills it, while the store may be used already.
 
         Args:
             recency_only: evict by last access alone; otherwise the table learns what is reused.
@@ -86,23 +85,28 @@ class Catalog:
         self._num_touched = 0
         self._rows = StoredRows(recency_only=recency_only, quota_bytes=quota_bytes)
         self._marks = NO_MARKS
-        self._storing: list[int] = []
-        """For each put under way, the newest segment when it began."""
-        self._is_complete, self._is_given_up = True, False
+        self._storing: list[tuple[int, PagePath | None]] = []
+        """For each put under way, the newest segment when it began, and the path it extends."""
+        self._is_complete, self._is_given_up = False, False
         self._waiting: list[Callable[[], None]] = []
         """Changes of the table that came while it was being loaded, in order."""
 
     @contextmanager
-    def storing(self) -> Iterator[None]:
-        """Keep the segments that a put writes to, from before its append until it is recorded."""
+    def storing(self, path: PagePath | None = None) -> Iterator[None]:
+        """Keep the segments that a put writes to, from before its append until it is recorded.
+
+        Args:
+            path: what is stored of it is not evicted meanwhile, unless nothing else is left: behind
+                a page that went, no probe would reach the new ones.
+        """
         with self._lock:
-            oldest = self._log.tail_id()
-            self._storing.append(oldest)
+            put = (self._log.tail_id(), path)
+            self._storing.append(put)
         try:
             yield
         finally:
             with self._lock:
-                self._storing.remove(oldest)
+                self._storing.remove(put)
 
     def record(
         self,
@@ -198,6 +202,9 @@ class Catalog:
         A group whose first pages hang on one that is not stored is found by its ghost, so not
         before the table is complete; `load` drops what it can not reach.
 
+        The caller may write in between: no scan of the index is open then, for which an index that
+        is opened anew by a write would wait.
+
         Cost: one range of the index for each group, and one pass over the places of all rows.
 
         Raises:
@@ -212,10 +219,12 @@ class Catalog:
             has_groups = len(prefix) > NAMESPACE_BYTES
             if has_groups:
                 waiting += [keycodec.group_below(key) for key in ends if key.startswith(prefix)]
-            for key, value in self._index.scan(prefix, keycodec.range_end(prefix)):
-                if has_groups and keycodec.extends_group(key):
-                    waiting.append(keycodec.group_below(key))
-                yield key, value
+            for part in self._parts(prefix):
+                keys = [key for key, _ in part] if has_groups else []
+                waiting += [
+                    keycodec.group_below(key) for key in keys if keycodec.extends_group(key)
+                ]
+                yield from part
 
     def forget_segment(self, segment_id: int) -> int:
         """Drop every page of a segment and the segment itself; return how many pages.
@@ -245,11 +254,15 @@ class Catalog:
             Pages and bytes that went.
 
         Raises:
-            UnavailableError: the index failed; nothing has gone.
+            UnavailableError: the index failed; some pages may be misses, and take room until they
+                are stored again or chosen once more.
         """
         with self._lock:
-            table = self._rows.table
-            rows = self._rows.evictor.victims(-(-num_bytes // format.BLOCK_BYTES))
+            table, evictor = self._rows.table, self._rows.evictor
+            num_units = -(-num_bytes // format.BLOCK_BYTES)
+            rows = evictor.victims(num_units, self._extended())
+            if not rows.size:
+                rows = evictor.victims(num_units)
             stored = rows[table.place[rows] != GHOST]
             keys, locations = index_keys(table, stored), self._rows.locations(stored)
             for start in range(0, len(keys), _CHUNK_KEYS):
@@ -278,10 +291,6 @@ class Catalog:
             self._give_back([new[i] for i in sorted(unwanted)])
         return len(kept)
 
-    def begin_loading(self) -> None:
-        """Let the store be used before the table is complete; `load` is going to fill it."""
-        self._is_complete = False
-
     @property
     def is_complete(self) -> bool:
         """Whether the table knows of every stored page, so that single pages can be evicted."""
@@ -308,23 +317,37 @@ class Catalog:
             How many pages were dropped.
 
         Raises:
-            UnavailableError, CorruptionError: the index failed; the table stays as it was.
+            UnavailableError, CorruptionError: the index failed.
             ClosedError: `should_stop` said so.
+
+        Whatever is raised leaves the table empty until the next start, so that whole segments are
+        evicted, and is logged, unless the store is closing.
         """
+        try:
+            return sum(map(self._forget_unknown, self._fill(should_stop, take_kept)))
+        except BaseException as error:
+            with self._lock:
+                self._is_complete, self._is_given_up, self._waiting = False, True, []
+                self._rows.clear()
+            if not isinstance(error, ClosedError):
+                logger.warning("the page table could not be filled. reason=%r", error)
+            raise
+
+    def _fill(
+        self,
+        should_stop: Callable[[], bool],
+        take_kept: Callable[[], bytes | memoryview | None] | None,
+    ) -> list[bytes]:
+        """Fill the table; return the prefixes of the keys of pages that it has no row for."""
         unknown: list[bytes] = []
         restored = _restored(take_kept)
-        try:
-            if restored is not None:
-                table, now = restored
-            else:
-                table, unknown = load_table(
-                    self._chunks_until(should_stop), num_expected=self._index.approximate_len()
-                )
-                now = 0
-        except StoreError:
-            with self._lock:
-                self._is_given_up, self._waiting = True, []
-            raise
+        if restored is not None:
+            table, now = restored
+        else:
+            table, unknown = load_table(
+                self._chunks_until(should_stop), num_expected=self._index.approximate_len()
+            )
+            now = 0
         with self._lock:
             self._rows.reset(table, now)
             self._adopt_rows()
@@ -332,7 +355,7 @@ class Catalog:
                 change()
             self._is_complete, self._waiting = True, []
             self._rows.mark_all()
-        return sum(map(self._forget_unknown, unknown))
+        return unknown
 
     def live_bytes(self) -> dict[int, int]:
         """Return the bytes on disk of the stored pages of each segment; one pass over all rows."""
@@ -413,6 +436,17 @@ class Catalog:
         # Counted without a lock: what threads missed of each other is forgotten here.
         self._num_touched = 0
 
+    def _parts(self, prefix: bytes) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Yield the entries whose key starts with `prefix`, each part from a scan of its own."""
+        start, end = prefix, keycodec.range_end(prefix)
+        while True:
+            with closing(self._index.scan(start, end)) as entries:
+                part = list(islice(entries, _CHUNK_KEYS))
+            yield part
+            if len(part) < _CHUNK_KEYS:
+                return
+            start = part[-1][0] + b"\0"
+
     def _chunks_until(self, should_stop: Callable[[], bool]) -> Iterator[list[tuple[bytes, bytes]]]:
         entries = self._index.scan(b"", None)
         while chunk := list(islice(entries, _CHUNK_ENTRIES)):
@@ -467,6 +501,14 @@ class Catalog:
                 num_gone += len(lost)
         return num_gone
 
+    def _extended(self) -> frozenset[int]:
+        """Return the row at the end of what is stored of each path that a put is extending."""
+        table, ends = self._rows.table, list[int]()
+        for path in (path for _, path in self._storing if path is not None):
+            root = table.root(path.namespace)
+            ends += table.lookup(root, table.keys(root, path.hashes))[-1:].tolist()
+        return frozenset(ends)
+
     def _change_table(self, change: Callable[[], None]) -> None:
         """Change the table, or see to it that `load` does."""
         if self._is_complete:
@@ -504,7 +546,9 @@ class Catalog:
         """Give the bytes of dead pages back: whole segments where nothing else lives in them."""
         # A younger segment may hold pages that a put has written and not yet recorded, and before
         # the table is complete, any segment may hold pages that it does not know of.
-        youngest = min(self._storing, default=self._log.tail_id()) if self._is_complete else 0
+        youngest = 0
+        if self._is_complete:
+            youngest = min((oldest for oldest, _ in self._storing), default=self._log.tail_id())
         dead = {
             at.segment_id
             for at in locations

@@ -104,7 +104,7 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """The LSM index: RocksDB's knobs for about 80 bytes a page."""
+    """The LSM index: RocksDB's knobs for about 45 bytes of disk a page."""
 
     memtable_bytes: int = 16 * MIB
     """Sorted write buffer. Larger: fewer flushes, more to replay after kill -9."""

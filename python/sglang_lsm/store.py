@@ -16,7 +16,6 @@ the quota. Losing any file costs pages, never a wrong page.
 """
 
 import atexit
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -42,7 +41,7 @@ from sglang_lsm.directory import (
     mark_index_damaged,
     open_store_index,
 )
-from sglang_lsm.errors import ClosedError, StoreError, UnavailableError
+from sglang_lsm.errors import StoreError, UnavailableError
 from sglang_lsm.eviction.places import MAX_LENGTH_BYTES
 from sglang_lsm.fs import FileSystem, LocalFileSystem
 from sglang_lsm.gate import Gate
@@ -67,8 +66,6 @@ from sglang_lsm.room import Room
 from sglang_lsm.tensorlog.log import TensorLog
 from sglang_lsm.tensorlog.paced import Pace, read_at_pace
 from sglang_lsm.tensorlog.transfer import page_bytes
-
-logger = logging.getLogger(__name__)
 
 
 class Store:
@@ -125,6 +122,8 @@ class Store:
             )  # fmt: skip
             self._room.shrink(self._counters)
         except BaseException:
+            # The page table may be loading already.
+            self._gate.close()
             self._close_parts()
             raise
         self._threads: list[Periodic] = []
@@ -233,6 +232,7 @@ class Store:
                     # What has expired goes first, or it would take the new pages along.
                     self._expire()
                 missing = missing_pages(self._log, path, self._index.get(keys))
+                num_stored = len(keys) - len(missing)
                 if self.config.admission == "second":
                     missing = self._doorkeeper.admit(path, missing, pages, self._counters)
                 call.asked()
@@ -244,7 +244,7 @@ class Store:
         self._counters.add(
             pages_put=len(missing),
             bytes_put=sum(page_bytes(pages[i]) for i in missing),
-            pages_skipped=len(keys) - len(missing),
+            pages_skipped=num_stored,
             puts=1 if missing else 0,
         )
         return True
@@ -447,7 +447,6 @@ class Store:
         kept = take_table(self._fs, self.directory, fits=not is_rebuilt)
         is_known = kept is not None
         load = partial(self._load_catalog, kept)
-        self._catalog.begin_loading()
         # What has to go at once shall go by worth, if that is known in half a second.
         if is_behind and not (is_known and self._room.num_bytes_over() > 0):
             threading.Thread(target=load, name="kv-storage-load", daemon=True).start()
@@ -462,11 +461,9 @@ class Store:
                     take_kept=kept.take if kept else None,
                 )
                 self._counters.add(pages_evicted=dropped)
-        except ClosedError:
+        except StoreError:
+            # Logged. Whole segments are evicted instead of pages, until the next start.
             return
-        except StoreError as error:
-            # Whole segments are evicted instead of pages, until the next start.
-            logger.warning("the page table could not be filled. reason=%s", error)
         finally:
             if kept is not None:
                 kept.close()
@@ -510,7 +507,7 @@ class Store:
         if longest > MAX_LENGTH_BYTES:
             # The page table could not tell where it lies, so it could never be evicted.
             raise UnavailableError(f"a page is too long. bytes={longest} limit={MAX_LENGTH_BYTES}")
-        with self._catalog.storing():
+        with self._catalog.storing(path):
             locations = self._log.append(
                 [keys[i] for i in missing],
                 [keycodec.hash_tail(path.hashes[path.start + i]) for i in missing],

@@ -52,9 +52,13 @@ class StoredRows:
             quota_bytes: what the pages may take on disk; 0 if that is not known.
         """
         self._recency_only, self._quota_bytes = recency_only, quota_bytes
+        self._marks, self._max_pinned_bytes = NO_MARKS, 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Go on without a page."""
         self.num_live: dict[int, int] = {}
         """Stored pages by segment."""
-        self._marks, self._max_pinned_bytes = NO_MARKS, 0
         # Half a MiB to begin with: growing from nothing would enter each of the first pages often.
         self.reset(PageTable(_FIRST_ROWS), now=0)
 

@@ -24,7 +24,7 @@ class Bounded:
         rows = self.evictor.touch(root, chain)
         short = len(self.table) + len(chain) - len(rows) - self.capacity
         if short > 0:
-            victims = self.evictor.victims(short, int(rows[-1]) if rows.size else -1)
+            victims = self.evictor.victims(short, frozenset(rows[-1:].tolist()))
             self.evicted.append(victims.tolist())
             self.evictor.remove(victims)
         places = np.full(len(chain) - len(rows), pack_place(0, 0, 1), np.uint64)

@@ -29,7 +29,7 @@ def one_by_one(table, need, ranks):
     orders = dict(zip(rows, order(view, np.array(rows, int), NOW, ranks), strict=True))
     while freed < need.units:
         inner = {int(view.parent[row]) for row in rows if row not in gone}
-        held = {need.keep, *(row for row in rows if view.traits[row] & traits.PINNED)}
+        held = {*need.keep, *(row for row in rows if view.traits[row] & traits.PINNED)}
         leaves = [row for row in rows if row not in inner and row not in held and row not in gone]
         if not leaves:
             break
@@ -38,7 +38,7 @@ def one_by_one(table, need, ranks):
     return gone
 
 
-@given(PATHS, st.integers(0, 60), st.integers(0, 30), st.data())
+@given(PATHS, st.integers(0, 60), st.frozensets(st.integers(0, 30), max_size=3), st.data())
 def test_victims_are_the_lowest_leaves_one_by_one(paths, units, keep, data):
     table = marked(paths, data)
     need = Need(units=units, now=NOW, keep=keep)

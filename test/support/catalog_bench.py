@@ -10,6 +10,7 @@ from sglang_lsm.catalog import Catalog
 from sglang_lsm.config import MIB, LogConfig
 from sglang_lsm.eviction.page_paths import index_keys
 from sglang_lsm.eviction.places import pack_place
+from sglang_lsm.index.page_index import Scan
 from sglang_lsm.keycodec import DIGEST_BYTES, GROUP_PAGES, encode, hash_tail
 from sglang_lsm.pages import Location, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.stored_rows import GHOST
@@ -74,7 +75,7 @@ class SnapshotIndex(FakeIndex):
 
     snapshot: list[tuple[bytes, bytes]] | None = None
 
-    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes | None) -> Scan:
         if not start and self.snapshot is not None:
             yield from self.snapshot
         else:
@@ -93,6 +94,7 @@ class CatalogBench:
             admit=lambda segment_id, num_bytes: None, clock_ms=lambda: 0,
         )  # fmt: skip
         self.catalog = Catalog(self.index, self.log)
+        self.catalog.load(should_stop=lambda: False)
         self.stored: dict[Page, Location] = {}
         self.dead: set[Location] = set()
         """Places of pages that went: nothing may be left there."""
@@ -192,12 +194,11 @@ class CatalogBench:
                 self.dead.add(self.stored.pop(page))
 
     def start_anew(self) -> None:
-        """Begin with an empty catalog, as a process does that was just started."""
-        self.catalog = Catalog(self.index, self.log)
+        """Begin with an empty catalog, as a process does that was just started, and do not load it.
 
-    def begin_loading(self) -> None:
-        """Let the catalog be used before it is loaded; the scan will see this moment."""
-        self.catalog.begin_loading()
+        A scan will see this moment.
+        """
+        self.catalog = Catalog(self.index, self.log)
         self.see_now()
 
     def see_now(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sglang_lsm.config import IndexConfig
 from sglang_lsm.errors import CorruptionError, UnavailableError
+from sglang_lsm.index.page_index import Scan
 from sglang_lsm.keycodec import encode, hash_tail, range_end
 from sglang_lsm.pages import PagePath
 
@@ -111,7 +112,7 @@ class FakeIndex:
     def delete(self, keys: Sequence[bytes]) -> None:
         self._write("pages", {}, list(keys))
 
-    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes | None) -> Scan:
         with self._disk.mutex:
             found = _between(self._tables().pages, start, end)
         yield from found

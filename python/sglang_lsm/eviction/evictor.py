@@ -115,14 +115,14 @@ class Evictor:
                 self._model.relabel(keys[:num_old] ^ self.table.salt(root), self._classes(old))
         return new
 
-    def victims(self, num_units: int, keep: int = -1) -> Rows:
+    def victims(self, num_units: int, keep: frozenset[int] = frozenset()) -> Rows:
         """Return pages to evict, extensions first, that free `num_units` of 4 KiB, or all there is.
 
         They are still in the table; the caller evicts them and then calls `remove`.
 
         Args:
             num_units: of 4 KiB.
-            keep: row of a page that is about to be extended; -1 for none.
+            keep: rows of pages that are about to be extended.
         """
         if self._model:
             self._model.refresh(len(self.table), self.now)
@@ -150,7 +150,7 @@ class Evictor:
             shared |= np.array([key in keys[:i] for i, key in enumerate(keys)])
         return int(shared.argmax()) if shared.any() else len(keys)
 
-    def _fill_queue(self, num_units: int, keep: int) -> None:
+    def _fill_queue(self, num_units: int, keep: frozenset[int]) -> None:
         table, view = self.table, self.table.view()
         used = length_units(view.place[view.live()])
         at_once = max(num_units, int(used.sum()) // _QUEUE_SHARE)
@@ -159,7 +159,7 @@ class Evictor:
         rows = choose_victims(view, need, ranks)
         self._queue = _Queue(rows.tolist(), table.key[rows].tolist(), table.last[rows].tolist())
 
-    def _from_queue(self, num_units: int, keep: int) -> Rows:
+    def _from_queue(self, num_units: int, keep: frozenset[int]) -> Rows:
         """Take victims from the head of the queue, skipping those that are none any more."""
         queue, taken, left = self._queue, list[int](), dict[int, int]()
         view = self.table.view()
@@ -171,7 +171,7 @@ class Evictor:
             # A freed row keeps its key and its time.
             same = key[row] == queue.keys[i] and last[row] == queue.last[i]
             same = same and parents[row] not in _FREE
-            held = bits[row] & traits.PINNED or row == keep
+            held = bits[row] & traits.PINNED or row in keep
             if not same or held or left.get(row, children[row]):
                 continue
             taken.append(row)

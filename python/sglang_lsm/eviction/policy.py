@@ -34,8 +34,8 @@ class Need:
     """Of 4 KiB."""
     now: int
     """Logical time."""
-    keep: int = -1
-    """A row that stays, and with it the path before it: new pages are about to extend it."""
+    keep: frozenset[int] = frozenset()
+    """Rows that stay, and with them the paths before them: new pages are about to extend them."""
 
 
 def choose_victims(view: TableView, need: Need, ranks: Ranks) -> Rows:
@@ -51,7 +51,9 @@ def choose_victims(view: TableView, need: Need, ranks: Ranks) -> Rows:
     Cost: one pass over all rows, then a few us for each victim.
     """
     leaves = view.leaves()
-    leaves = leaves[(view.traits[leaves] & traits.PINNED == 0) & (leaves != need.keep)]
+    leaves = leaves[view.traits[leaves] & traits.PINNED == 0]
+    if need.keep:
+        leaves = leaves[~np.isin(leaves, [*need.keep])]
     if not leaves.size or need.units <= 0:
         return np.empty(0, np.int32)
     # No other leaf can be among the victims: each of these frees at least the shortest length.
@@ -94,7 +96,7 @@ def _climb(view: TableView, need: Need, heap: list[tuple[int, int]], ranks: Rank
             heapq.heappop(heap)
             continue
         left[parent] = left.get(parent, children[parent]) - 1
-        is_held = parent == need.keep or bits[parent] & traits.PINNED
+        is_held = parent in need.keep or bits[parent] & traits.PINNED
         # Of more than can be told, one has left; the page waits for a later pass.
         if left[parent] or is_held or children[parent] == MANY:
             heapq.heappop(heap)

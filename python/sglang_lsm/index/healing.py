@@ -10,18 +10,21 @@ from contextlib import contextmanager
 
 from sglang_lsm.config import IndexConfig
 from sglang_lsm.errors import CorruptionError, StoreError, UnavailableError
-from sglang_lsm.index.page_index import PageIndex
+from sglang_lsm.index.page_index import PageIndex, Scan
 from sglang_lsm.pages import PagePath
 
 RETRY_INTERVAL_S = 5.0
+MAX_WAIT_S = 1.0
+"""For calls under way to end before the index is replaced; no other can begin meanwhile."""
 
 
 class HealingIndex:
     """A `PageIndex` over one that can be replaced. Thread-safe; `close` must come last.
 
     Reads go on while the index refuses writes. A write that comes at least `RETRY_INTERVAL_S` after
-    a failed one first closes and opens the index, waiting for calls under way; calls that come in
-    between raise UnavailableError.
+    the first failed one, or after the last attempt, first closes and opens the index, waiting for
+    calls under way; calls that come in between raise UnavailableError. So does the write itself if
+    a call takes longer than `MAX_WAIT_S` to end: it may be a scan of the very caller.
     """
 
     def __init__(
@@ -72,8 +75,8 @@ class HealingIndex:
         with self._writing() as index:
             index.delete(keys)
 
-    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        """See PageIndex. The index is not replaced before the iterator is exhausted or dropped."""
+    def scan(self, start: bytes, end: bytes | None) -> Scan:
+        """See PageIndex. The index is not replaced before it is exhausted, closed or dropped."""
         with self._users as index:
             yield from index.scan(start, end)
 
@@ -121,7 +124,9 @@ class HealingIndex:
                 yield index
             except StoreError:
                 with self._condition:
-                    self._failed_at_s = self._clock()
+                    # Of writes that are refused one after the other, the first one counts.
+                    if self._failed_at_s is None:
+                        self._failed_at_s = self._clock()
                 raise
 
     def _heal(self) -> None:
@@ -133,7 +138,10 @@ class HealingIndex:
                 return
             self._is_replacing = True
             try:
-                self._condition.wait_for(lambda: self._users.num == 0)
+                if not self._condition.wait_for(lambda: self._users.num == 0, MAX_WAIT_S):
+                    # The next attempt comes an interval later: this one kept everybody waiting.
+                    self._failed_at_s = self._clock()
+                    raise UnavailableError("the index is in use, and is not opened anew yet")
                 self._replace()
             finally:
                 self._is_replacing = False

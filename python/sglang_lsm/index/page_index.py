@@ -1,10 +1,13 @@
 """The seam between the store and its index: ordered keys to small values."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from sglang_lsm.config import IndexConfig
 from sglang_lsm.pages import PagePath
+
+Scan = Generator[tuple[bytes, bytes], None, None]
+"""Keys and values. Closing it ends the scan that they come from."""
 
 
 class PageIndex(Protocol):
@@ -29,8 +32,12 @@ class PageIndex(Protocol):
     def delete(self, keys: Sequence[bytes]) -> None:
         """Delete all keys or none; absent ones are fine."""
 
-    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the entries in `[start, end)` in key order, as of one moment."""
+    def scan(self, start: bytes, end: bytes | None) -> Scan:
+        """Yield the entries in `[start, end)` in key order, as of one moment.
+
+        Whoever does not take them all closes it before the next write: an index that failed is
+        opened anew by a write, and waits for scans to end.
+        """
 
     def approximate_len(self) -> int:
         """Return about how many entries there are."""

@@ -24,6 +24,7 @@ from rocksdict import (
 
 from sglang_lsm.config import IndexConfig
 from sglang_lsm.errors import CorruptionError, UnavailableError
+from sglang_lsm.index.page_index import Scan
 from sglang_lsm.index.path_walk import walk_path
 from sglang_lsm.keycodec import range_end
 from sglang_lsm.pages import PagePath
@@ -147,7 +148,7 @@ class RocksIndex:
         with _typed_errors("delete"):
             self._db.write(batch)
 
-    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes | None) -> Scan:
         """Yield the entries in `[start, end)` in key order, as of the first step.
 
         Cost: 0.3 us an entry.
@@ -216,7 +217,7 @@ class RocksIndex:
             self._db.close()
 
     @staticmethod
-    def _scan(family: Rdict, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    def _scan(family: Rdict, start: bytes, end: bytes | None) -> Scan:
         options = ReadOptions()
         # What a scan has seen is not asked for again soon; what is asked for stays in the cache.
         options.fill_cache(False)  # type: ignore[call-arg]  # the stub lacks its argument
