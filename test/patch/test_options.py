@@ -1,5 +1,6 @@
 """Options: read strictly, and the same in the workers as in the launcher."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from sglang_lsm.errors import ConfigError
 
 from sglang_lsm_patch.options import (
     ModelSource,
+    TierConfig,
     TierSettings,
     WriteConfig,
     parse_options,
@@ -213,3 +215,14 @@ def test_the_codec_is_a_setting_of_the_log_and_the_flag_wins():
 def test_an_unknown_way_to_tune_is_refused():
     with pytest.raises(ConfigError, match="tune"):
         parse_options("lsm", further={"tune": "always"})
+
+
+def test_every_setting_is_documented_with_its_default(request):
+    text = (request.config.rootpath / "docs" / "settings.md").read_text()
+    parts = {"": TierConfig, "write.": WriteConfig, "log.": LogConfig, "index.": IndexConfig}
+    for prefix, settings in parts.items():
+        for one in dataclasses.fields(settings):
+            if one.default is not dataclasses.MISSING:
+                value = one.default
+                default = f"{value:g}" if isinstance(value, float) else json.dumps(value)
+                assert f"| `{prefix}{one.name}` | `{default}" in text
