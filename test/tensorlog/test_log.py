@@ -210,6 +210,30 @@ def test_pages_under_way_are_waited_for_when_their_header_fails(monkeypatch):
     log.close()
 
 
+def test_pages_under_way_are_waited_for_when_their_batch_cannot_be_described(monkeypatch):
+    """Their memory is the caller's again afterwards, here as well."""
+    log, num_written = open_log(FakeDisk(), io_bytes=BLOCK_BYTES), []
+    described, write = threading.Event(), FakeFile.pwritev
+
+    def slow_pages(file, buffers, offset):
+        if bytes(buffers[0][:3]) == b"key":
+            assert described.wait(10)
+            time.sleep(0.05)
+            num_written.append(1)
+        write(file, buffers, offset)
+
+    def no_clock():
+        described.set()
+        raise OverflowError("no time")
+
+    monkeypatch.setattr(FakeFile, "pwritev", slow_pages)
+    log._clock_ms = no_clock
+    with pytest.raises(OverflowError):
+        log.append(*aligned_pages(3))
+    assert len(num_written) == 3
+    log.close()
+
+
 def test_a_withdrawn_batch_is_named_nowhere():
     log = open_log(FakeDisk())
     assert log.append(*pages_with([5000, 5000]), still_valid=lambda: False) is None

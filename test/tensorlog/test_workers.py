@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 from sglang_lsm.observability.spending import Spending
@@ -29,6 +30,44 @@ def test_a_failure_is_raised_when_all_have_ended(workers):
     with pytest.raises(ValueError, match="no"):
         raise_first([workers.submit(fail), workers.submit(ran.set)])
     assert ran.is_set()
+
+
+def test_no_job_is_under_way_when_the_last_one_has_failed(workers):
+    """The others went on writing into memory that was the caller's again."""
+    failed, ended = threading.Event(), []
+
+    def slow():
+        assert failed.wait(10)
+        time.sleep(0.05)
+        ended.append(1)
+
+    def fail():
+        failed.set()
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        workers.run_all([slow, slow, fail])
+    assert len(ended) == 2
+
+
+def test_no_job_is_under_way_when_another_could_not_be_submitted(workers, monkeypatch):
+    submit, refused, ended = workers.submit, threading.Event(), []
+
+    def slow():
+        assert refused.wait(10)
+        time.sleep(0.05)
+        ended.append(1)
+
+    def submit_once(job):
+        if job is not slow:
+            refused.set()
+            raise MemoryError
+        return submit(job)
+
+    monkeypatch.setattr(workers, "submit", submit_once)
+    with pytest.raises(MemoryError):
+        workers.run_all([slow, lambda: None, lambda: None])
+    assert ended == [1]
 
 
 def test_what_was_submitted_is_run_by_the_pool_that_went(workers):

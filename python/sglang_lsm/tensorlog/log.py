@@ -32,7 +32,7 @@ from sglang_lsm.tensorlog.transfer import (
     plan_transfers,
 )
 from sglang_lsm.tensorlog.trial import try_file_system
-from sglang_lsm.tensorlog.workers import Workers, raise_first
+from sglang_lsm.tensorlog.workers import Workers, all_ended, raise_first
 
 logger = logging.getLogger(__name__)
 
@@ -439,30 +439,28 @@ class TensorLog:
         # One call takes the header along. What may be withdrawn must not be named before that.
         is_one_call = still_valid is None and sum(new.lengths) <= io_bytes
         transfers = [] if is_one_call else plan_transfers(new.unsealed(place), io_bytes=io_bytes)
-        writes = [
-            self._workers.submit(
-                self._write_parts,
-                place.segment,
-                gather_write((pages[i], new.lengths[i]) for i in transfer.indices),
-                transfer.offset,
-                direct=direct,
-            )
-            for transfer in transfers
-        ]
-        # With several calls under way, checksums are computed while the device is busy.
-        batch = new.describe(place, self._clock_ms())
-        if still_valid is not None:
-            raise_first(writes)
-            if not still_valid():
-                return None
-        parts: list[memoryview | bytes] = [self._aligned(format.encode_batch_header(batch))]
-        if is_one_call:
-            parts += gather_write(zip(pages, new.lengths, strict=True))
-        try:
+        with all_ended() as writes:
+            for transfer in transfers:
+                writes.append(
+                    self._workers.submit(
+                        self._write_parts,
+                        place.segment,
+                        gather_write((pages[i], new.lengths[i]) for i in transfer.indices),
+                        transfer.offset,
+                        direct=direct,
+                    )
+                )
+            # With several calls under way, checksums are computed while the device is busy.
+            batch = new.describe(place, self._clock_ms())
+            if still_valid is not None:
+                raise_first(writes)
+                if not still_valid():
+                    return None
+            parts: list[memoryview | bytes] = [self._aligned(format.encode_batch_header(batch))]
+            if is_one_call:
+                parts += gather_write(zip(pages, new.lengths, strict=True))
             # Alone behind its pages, a header would cost as long as half a MiB of them.
             self._write_parts(place.segment, parts, place.offset, direct=direct)
-        finally:
-            raise_first(writes)
         if self._config.durability == "batch":
             place.segment.sync()
         else:

@@ -1,8 +1,9 @@
 """The threads that move pages: a pool that can be resized while it works."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import ParamSpec
 
 from sglang_lsm.observability.spending import Spending
@@ -33,15 +34,31 @@ class Workers:
             return self._pool.submit(self._spending.job, call, *args, **named)
 
     def run_all(self, jobs: Sequence[Callable[[], None]]) -> None:
-        """Run jobs, the last one here, and wait for all."""
-        others = [self.submit(job) for job in jobs[:-1]]
-        if jobs:
-            jobs[-1]()
-        raise_first(others)
+        """Run jobs, the last one here; none is under way any more on return, also if one raises."""
+        with all_ended() as others:
+            for job in jobs[:-1]:
+                others.append(self.submit(job))
+            if jobs:
+                jobs[-1]()
 
     def close(self) -> None:
         """Run what was submitted, and end the threads."""
         self._pool.shutdown(wait=True)
+
+
+@contextmanager
+def all_ended() -> Iterator[list[Future[None]]]:
+    """Lend a list; what the block puts there has ended when the block is left, however it is left.
+
+    Raises what the block raised, else what one of them did.
+    """
+    futures: list[Future[None]] = []
+    try:
+        yield futures
+    finally:
+        # They move bytes in or out of memory that is the caller's again afterwards.
+        wait(futures)
+    raise_first(futures)
 
 
 def raise_first(futures: Sequence[Future[None]]) -> None:
