@@ -136,6 +136,41 @@ def test_sync_is_tried_again_after_it_failed():
     assert all(read_back(open_log(disk), keys, locations, pages).intact)
 
 
+def test_a_sync_waits_for_one_that_is_under_way(monkeypatch):
+    """It found nothing left to sync and returned; a copy then gave back places that were durable.
+
+    Pages were lost with the power, the old place punched and the new one never written.
+    """
+    disk = FakeDisk()
+    log = open_log(disk)
+    keys, tails, pages = pages_with([5000])
+    log.append(keys, tails, pages)
+    syncing, goes_on, synced = threading.Event(), threading.Event(), []
+    sync = FakeFile.sync
+
+    def slow_sync(file):
+        syncing.set()
+        assert goes_on.wait(10)
+        sync(file)
+        synced.append("file")
+
+    def second():
+        log.sync()
+        synced.append("second")
+
+    monkeypatch.setattr(FakeFile, "sync", slow_sync)
+    threads = [threading.Thread(target=log.sync), threading.Thread(target=second)]
+    threads[0].start()
+    assert syncing.wait(10)
+    threads[1].start()
+    threads[1].join(0.05)
+    goes_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert synced == ["file", "second"]
+    log.close()
+
+
 def test_durability_batch_needs_no_sync():
     for seed in range(5):
         disk = FakeDisk()

@@ -73,6 +73,8 @@ class TensorLog:
         self._admit, self._clock_ms = admit, clock_ms
         self._tail_lock = threading.Lock()
         self._segments_lock = threading.Lock()
+        self._sync_lock = threading.Lock()
+        """One sync at a time. Taken under no other lock of the log, before `_segments_lock`."""
         self._segments: dict[int, Segment] = {}
         self._allocated_bytes: dict[int, int] = {}
         """What each segment takes of the disk."""
@@ -258,22 +260,27 @@ class TensorLog:
     def sync(self) -> None:
         """Make every page written so far durable, those of earlier processes included.
 
+        Waits for a sync under way, which may have taken over the segments that it is asked for.
+
         Raises:
-            UnavailableError: an I/O error; the next call tries again.
+            UnavailableError: an I/O error; what was written so far may never be durable. The next
+                call tries again and may succeed, since Linux takes bytes that it failed to write
+                for written: such pages are misses once they have left the page cache.
         """
-        with self._segments_lock:
-            unsynced, self._unsynced = self._unsynced, set()
-        while unsynced:
-            segment = unsynced.pop()
-            try:
-                with segment.in_use() as alive:
-                    if alive:
-                        segment.sync()
-            except UnavailableError:
-                with self._segments_lock:
-                    self._unsynced |= {segment, *unsynced}
-                raise
-        self._fs.sync_dir(self._directory)
+        with self._sync_lock:
+            with self._segments_lock:
+                unsynced, self._unsynced = self._unsynced, set()
+            while unsynced:
+                segment = unsynced.pop()
+                try:
+                    with segment.in_use() as alive:
+                        if alive:
+                            segment.sync()
+                except UnavailableError:
+                    with self._segments_lock:
+                        self._unsynced |= {segment, *unsynced}
+                    raise
+            self._fs.sync_dir(self._directory)
 
     def drop(self, segment_id: int) -> None:
         """Delete a segment that is not the tail; its pages become misses at once.
