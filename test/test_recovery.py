@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import pytest
 from sglang_lsm.directory import META_COMPLETE, TABLE_NAME
+from sglang_lsm.format import BLOCK_BYTES
 from sglang_lsm.recovery import keep_table, rebuild_index, take_table
 from support.catalog_bench import NAMESPACES, CatalogBench, key_of, pages_on, path_of
 from support.fake_fs import FakeDisk
@@ -58,4 +60,23 @@ def test_an_index_is_rebuilt_without_what_was_evicted():
     assert set(bench.index_disk.current.pages) == {key_of(page) for page in pages_on(kept)}
     assert bench.index.get_meta(META_COMPLETE) is not None
     bench.check_stored()
+    bench.close()
+
+
+@pytest.mark.parametrize("fault", ["a header", "has_data"])
+def test_what_the_disk_does_not_tell_of_is_a_miss_in_a_rebuilt_index(fault):
+    """One unreadable block kept the store from opening, at every start."""
+    bench = CatalogBench()
+    for name in (1, 2):
+        bench.put(path_of(NAMESPACES[0], (0, name)), [1])
+    bench.index_disk.wipe()
+    first = next(batch for i in bench.log.segment_ids() for batch in bench.log.batches(i))
+    if fault == "a header":
+        (place,) = bench.disk.files("*.seg")
+        bench.disk.unreadable = {(place, first.offset // BLOCK_BYTES)}
+    else:
+        bench.disk.failing = {fault}
+    assert rebuild_index(bench.index, bench.log) == (1 if fault == "a header" else 0)
+    assert bench.index.get_meta(META_COMPLETE) is not None
+    bench.disk.failing = set()
     bench.close()

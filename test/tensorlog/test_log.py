@@ -342,10 +342,34 @@ def test_what_a_process_left_preallocated_is_given_back_and_a_sealed_log_is_not_
     if was_closed:
         log.close()
     num_scans, scan = [], Segment.batches
-    monkeypatch.setattr(Segment, "batches", lambda segment: num_scans.append(1) or scan(segment))
+    monkeypatch.setattr(
+        Segment, "batches", lambda segment, **how: num_scans.append(1) or scan(segment, **how)
+    )
     log = open_log(disk)
     assert disk.used_bytes("*.seg") == log.allocated_bytes() == written
     assert len(num_scans) == (0 if was_closed else 1)
+    log.close()
+
+
+@pytest.mark.parametrize("block", ["of the segment", "of a batch"])
+def test_one_unreadable_header_costs_no_page_and_no_byte_of_the_account(block):
+    """The store did not open any more, at no start, and with it went all of its pages."""
+    disk = FakeDisk()
+    log = open_log(disk)
+    keys, tails, pages = pages_with([5000, 70_000, 200_000])
+    locations = [log.append([k], [t], [p])[0] for k, t, p in zip(keys, tails, pages, strict=True)]
+    ((path, _),) = disk.files("*.seg").items()
+    # As after kill -9: the log was not closed, so where its last batch ends has to be found out.
+    disk.kill()
+    last_header = locations[-1].offset // BLOCK_BYTES - 1
+    disk.unreadable = {(path, 0 if block == "of the segment" else last_header)}
+    log = open_log(disk)
+    assert read_back(log, keys, locations, pages) == ([True] * 3, [])
+    assert log.allocated_bytes() == disk.used_bytes("*.seg")
+    (more,) = log.append(*pages_with([5000], first=9))
+    assert more.segment_id != locations[0].segment_id
+    log.drop(locations[0].segment_id)
+    assert log.allocated_bytes() == disk.used_bytes("*.seg")
     log.close()
 
 

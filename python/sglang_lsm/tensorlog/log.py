@@ -141,14 +141,19 @@ class TensorLog:
 
     def _trim(self, segment: Segment) -> None:
         """Give back what the last segment had preallocated when its process ended."""
-        if segment.end < self._config.segment_bytes and segment.has_data(
-            segment.end - format.BLOCK_BYTES
-        ):
-            # Sealed when the log was closed: no need to read where each batch begins.
-            return
         end = format.BLOCK_BYTES
-        for batch in segment.batches():
-            end = max(end, batch.end)
+        try:
+            if segment.end < self._config.segment_bytes and segment.has_data(
+                segment.end - format.BLOCK_BYTES
+            ):
+                # Sealed when the log was closed: no need to read where each batch begins.
+                return
+            for batch in segment.batches(skips_unreadable=False):
+                end = max(end, batch.end)
+        except UnavailableError as error:
+            # Its last pages may be those of a batch that cannot be read now.
+            logger.warning("what is preallocated is not given back. reason=%s", error)
+            return
         segment.end = end
         segment.seal()
         self._allocated_bytes[segment.segment_id] = segment.allocated_bytes()
