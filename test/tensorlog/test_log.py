@@ -181,6 +181,29 @@ def test_durability_batch_needs_no_sync():
         assert all(read_back(open_log(disk), keys, locations, pages).intact)
 
 
+def test_a_segment_whose_name_cannot_be_made_durable_leaves_nothing_behind(monkeypatch):
+    """Each try left a preallocated file that no account named, and a descriptor."""
+    disk = FakeDisk()
+    log = open_log(disk, durability="batch")
+    closed, close = [], FakeFile.close
+    monkeypatch.setattr(FakeFile, "close", lambda file: closed.append(file) or close(file))
+    disk.failing = {"sync_dir"}
+    with pytest.raises(UnavailableError):
+        log.append(*pages_with([5000]))
+    assert len(closed) == 1
+    assert log.allocated_bytes() == disk.used_bytes("*.seg") == 0
+    disk.failing = {"sync_dir", "unlink"}
+    with pytest.raises(UnavailableError):
+        log.append(*pages_with([5000]))
+    # What cannot be deleted still counts, and goes when its turn comes.
+    assert log.allocated_bytes() == disk.used_bytes("*.seg") == SEGMENT_BYTES
+    disk.failing = set()
+    for segment_id in log.sealed_ids():
+        log.drop(segment_id)
+    assert log.allocated_bytes() == disk.used_bytes("*.seg") == 0
+    log.close()
+
+
 def test_a_disk_that_does_not_answer_hides_pages_and_does_not_damage_them():
     disk = FakeDisk()
     log = open_log(disk)

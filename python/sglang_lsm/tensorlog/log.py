@@ -420,12 +420,16 @@ class TensorLog:
         self._admit(segment_id, size)
         path = self._directory / segment_name(segment_id)
         tail = Segment.create(self._fs, path, segment_id, size)
-        if self._config.durability == "batch":
-            # A synced page in a file whose name is lost is lost as well.
-            self._fs.sync_dir(self._directory)
         with self._segments_lock:
             self._segments[segment_id] = tail
             self._allocated_bytes[segment_id] = size
+        if self._config.durability == "batch":
+            try:
+                # A synced page in a file whose name is lost is lost as well.
+                self._fs.sync_dir(self._directory)
+            except UnavailableError:
+                self.drop(segment_id)
+                raise
         self._tail = tail
         self._compare_with_memory()
         return tail
