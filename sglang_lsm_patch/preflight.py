@@ -21,6 +21,9 @@ RANK_DIRS = "tp*-pp*"
 
 MIN_SEGMENTS = 8
 """Of a quota: whole segments are what the store gives back, so few of them would forget much."""
+MAX_SEGMENTS = 8192
+"""Of a quota: each may hold two descriptors, of the 65,535 that SGLang asks for."""
+_MOST_SEGMENT_BYTES = 15 << 30
 
 
 def settings(options: TierOptions, *, model: ModelSource, num_ranks: int) -> TierSettings:
@@ -80,9 +83,11 @@ def _require_writable(path: Path) -> None:
 
 def _fitting(options: TierOptions, quota_bytes: int) -> LogConfig:
     log = options.config.log
-    if options.segment_bytes_given or quota_bytes >= MIN_SEGMENTS * log.segment_bytes:
+    least, most = quota_bytes // MAX_SEGMENTS, quota_bytes // MIN_SEGMENTS
+    if options.segment_bytes_given or least <= log.segment_bytes <= most:
         return log
-    segment_bytes = max(MIB, quota_bytes // MIN_SEGMENTS // MIB * MIB)
+    segment_bytes = most // MIB * MIB if log.segment_bytes > most else -(-least // MIB) * MIB
+    segment_bytes = min(max(MIB, segment_bytes), _MOST_SEGMENT_BYTES)
     return dataclasses.replace(log, segment_bytes=segment_bytes)
 
 

@@ -98,6 +98,27 @@ def test_a_scattered_read_is_noticed_and_merged_once(store):
     assert store.stats().bytes_merged == num_merged
 
 
+def test_a_prefix_that_is_read_often_before_its_turn_is_copied_once(store):
+    """Each read of it in that second cost one more copy of the whole."""
+    ours, other = interleaved(store)
+    for path in (ours, other, ours, ours, other):
+        assert_readable(store, path)
+    store._merge()
+    assert store.stats().bytes_merged == 2 * NUM_PAGES * sum(PIECES)
+    for path in (ours, other):
+        assert num_extents(store, path) == 1
+        assert_readable(store, path)
+
+
+def test_what_was_copied_with_a_longer_path_is_not_copied_again(store):
+    ours, _ = interleaved(store)
+    assert_readable(store, ours)
+    part = PagePath(ours.namespace, ours.hashes[: NUM_PAGES - 2], 0)
+    assert store.get_batch(part, empty_pages(NUM_PAGES - 2, PIECES)) == NUM_PAGES - 2
+    store._merge()
+    assert store.stats().bytes_merged == NUM_PAGES * sum(PIECES)
+
+
 def test_a_damaged_page_is_not_copied(store):
     ours, other = interleaved(store)
     values = list(map(format.decode_index_value, store._index.walk(keycodec.encode(ours))))

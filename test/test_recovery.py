@@ -5,6 +5,7 @@ import pytest
 from sglang_lsm import holds
 from sglang_lsm.directory import META_COMPLETE, TABLE_NAME
 from sglang_lsm.errors import UnavailableError
+from sglang_lsm.format import BLOCK_BYTES
 from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.recovery import keep_table, rebuild_index, take_table
 from sglang_lsm.store import Store
@@ -116,3 +117,22 @@ def test_a_failed_open_closed_the_index_under_the_scan_for_the_page_table(tmp_pa
         patch.setattr(holds, "read_holds", fail)
         Store.open(tmp_path, small_config())
     assert order == ["scanned", "closed"]
+
+
+@pytest.mark.parametrize("fault", ["a header", "has_data"])
+def test_what_the_disk_does_not_tell_of_is_a_miss_in_a_rebuilt_index(fault):
+    """One unreadable block kept the store from opening, at every start."""
+    bench = CatalogBench()
+    for name in (1, 2):
+        bench.put(path_of(NAMESPACES[0], (0, name)), [1])
+    bench.index_disk.wipe()
+    first = next(batch for i in bench.log.segment_ids() for batch in bench.log.batches(i))
+    if fault == "a header":
+        (place,) = bench.disk.files("*.seg")
+        bench.disk.unreadable = {(place, first.offset // BLOCK_BYTES)}
+    else:
+        bench.disk.failing = {fault}
+    assert rebuild_index(bench.index, bench.log) == (1 if fault == "a header" else 0)
+    assert bench.index.get_meta(META_COMPLETE) is not None
+    bench.disk.failing = set()
+    bench.close()

@@ -1,9 +1,11 @@
 """What is counted and verified from outside, while another process has the store open."""
 
+import errno
 from pathlib import Path
 
 import pytest
-from sglang_lsm.errors import ConfigError
+from sglang_lsm.errors import ConfigError, UnavailableError
+from sglang_lsm.fs import LocalFile
 from sglang_lsm.store import Store
 from sglang_lsm.survey import find_stores, survey, verify
 from support.page_maker import fingerprint, pages_of, path_of, small_config
@@ -50,6 +52,25 @@ def test_verify_finds_exactly_the_pages_that_were_changed(store: Store):
     assert report.num_pages == 8
     (line,) = report.damaged
     assert "checksum" in line and f"offset={at - PIECES[0]}" in line
+
+
+def test_verify_goes_on_behind_a_page_that_cannot_be_read(store: Store, monkeypatch):
+    """One bad block ended the run, and told nothing of the pages behind it."""
+    path = path_of(store.register(fingerprint()), range(8))
+    store.put_batch(path, pages_of(path, PIECES))
+    bad = store._catalog.pages_of_segment(1)[3][1].offset
+    read = LocalFile.preadv
+
+    def preadv(file, buffers, offset):
+        if offset == bad:
+            raise UnavailableError(errno.EIO, "cannot read")
+        return read(file, buffers, offset)
+
+    monkeypatch.setattr(LocalFile, "preadv", preadv)
+    report = verify(store.directory)
+    assert report.num_pages == 8
+    (line,) = report.damaged
+    assert "cannot be read" in line and f"offset={bad}" in line
 
 
 def test_encoded_pages_are_counted_and_verified(store: Store):

@@ -40,7 +40,7 @@ class Background:
         limit = int(config.log.merge_bytes_per_s * MERGE_INTERVAL_S)
         started_s = time.perf_counter()
         made = self._segments.run(limit, config)
-        num_bytes = made.num_bytes + self.merger.run(limit - made.num_bytes)
+        num_bytes = made.num_bytes + self.merger.run(limit - made.num_bytes, config.log)
         self._counters.add(pages_evicted=made.num_evicted)
         if num_bytes:
             self._counters.add(bytes_merged=num_bytes, merge_s=time.perf_counter() - started_s)

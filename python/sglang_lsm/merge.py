@@ -8,14 +8,13 @@ read for it: a damaged page is never copied.
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Sequence
 
 from sglang_lsm import format, keycodec
 from sglang_lsm.config import LogConfig
 from sglang_lsm.copying import Copier
 from sglang_lsm.index.page_index import PageIndex
-from sglang_lsm.pages import Location, PagePath
+from sglang_lsm.pages import Location, NamespaceId, PageHash, PagePath
 from sglang_lsm.tensorlog.transfer import plan_transfers
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,8 @@ class Merger:
         """Begin with nothing to do."""
         self._index, self._copier = index, copier
         self._lock = threading.Lock()
-        self._waiting: deque[PagePath] = deque()
+        self._waiting: dict[tuple[NamespaceId, int, PageHash], PagePath] = {}
+        """By what says which pages a call is about, oldest first: a prefix waits once."""
 
     def notice(
         self, path: PagePath, locations: Sequence[Location], config: LogConfig
@@ -61,25 +61,24 @@ class Merger:
         Returns:
             What to add to the counters of `StoreStats`.
         """
-        num_extents = len(plan_transfers(locations, io_bytes=1 << 62))
-        num_bytes = sum(at.length for at in locations)
-        num_calls = -(-num_bytes // config.io_bytes)
+        num_extents, num_calls = _runs_and_calls(locations, config)
         if config.merge_bytes_per_s and is_due(num_extents, num_calls, config):
             with self._lock:
                 if len(self._waiting) < MAX_WAITING:
-                    self._waiting.append(path)
+                    self._waiting.setdefault((path.namespace, path.start, path.hashes[-1]), path)
         if not _is_scattered(num_extents, num_calls, config):
             return {"extents_got": num_extents}
         return {
             "extents_got": num_extents,
             "extents_scattered": num_extents,
-            "bytes_scattered": num_bytes,
+            "bytes_scattered": sum(at.length for at in locations),
         }
 
-    def run(self, max_bytes: int) -> int:
+    def run(self, max_bytes: int, config: LogConfig) -> int:
         """Merge paths that wait until `max_bytes` have been copied; return how many bytes were.
 
-        The path that exceeds the limit is finished, so that a long one is not copied in vain.
+        The path that exceeds the limit is finished, so that a long one is not copied in vain. One
+        that is not scattered any more by what `config` says is left alone.
 
         Raises:
             UnavailableError, CorruptionError: the index or the log failed; nothing is lost.
@@ -89,8 +88,11 @@ class Merger:
             with self._lock:
                 if not self._waiting:
                     break
-                path = self._waiting.popleft()
-            num_bytes += self.merge(path)
+                path = self._waiting.pop(next(iter(self._waiting)))
+            pages = self._stored(path)
+            # Since it was noticed, it may have been copied with a path that shares its pages.
+            if is_due(*_runs_and_calls([at for _, at in pages], config), config):
+                num_bytes += self._copier.copy(pages)
         return num_bytes
 
     def merge(self, path: PagePath) -> int:
@@ -99,5 +101,15 @@ class Merger:
         Raises:
             UnavailableError, CorruptionError: the index or the log failed; nothing is lost.
         """
-        old = map(format.decode_index_value, self._index.walk_path(path))
-        return self._copier.copy(list(zip(keycodec.encode(path), old, strict=False)))
+        return self._copier.copy(self._stored(path))
+
+    def _stored(self, path: PagePath) -> list[tuple[bytes, Location]]:
+        """Return key and place of the leading pages of a call that are stored."""
+        places = map(format.decode_index_value, self._index.walk_path(path))
+        return list(zip(keycodec.encode(path), places, strict=False))
+
+
+def _runs_and_calls(locations: Sequence[Location], config: LogConfig) -> tuple[int, int]:
+    """Return in how many runs pages lie, and how many calls they would take in one."""
+    num_bytes = sum(at.length for at in locations)
+    return len(plan_transfers(locations, io_bytes=1 << 62)), -(-num_bytes // config.io_bytes)

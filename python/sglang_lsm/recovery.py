@@ -82,19 +82,24 @@ def keep_table(fs: FileSystem, directory: Path, content: bytes | None) -> None:
 def rebuild_index(index: PageIndex, log: TensorLog) -> int:
     """Fill a new index from the batch headers of the log; later batches win. Return how many pages.
 
-    Pages that were evicted or deleted stay so: their bytes were punched out.
+    Pages that were evicted or deleted stay so: their bytes were punched out. Those of a batch that
+    the disk does not tell of are misses from now on; their bytes count until their segment goes.
 
     Raises:
-        UnavailableError: an I/O error; the next start begins again.
+        UnavailableError: the index cannot be written; the next start begins again.
     """
     num_pages = 0
     for segment_id in log.segment_ids():
         for batch in log.batches(segment_id):
-            entries = [
-                (entry.key, format.encode_index_value(location))
-                for entry, location in zip(batch.entries, batch.locations(), strict=True)
-                if log.has_data(location)
-            ]
+            try:
+                entries = [
+                    (entry.key, format.encode_index_value(location))
+                    for entry, location in zip(batch.entries, batch.locations(), strict=True)
+                    if log.has_data(location)
+                ]
+            except UnavailableError as error:
+                logger.warning("a batch is left out of the index. reason=%s", error)
+                continue
             index.put(entries)
             num_pages += len(entries)
     index.put_meta(META_COMPLETE, b"1")

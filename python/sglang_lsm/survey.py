@@ -9,11 +9,11 @@ from pathlib import Path
 
 from sglang_lsm import format
 from sglang_lsm.directory import FACTS_NAME, INDEX_NAME, LOG_NAME, META_FINGERPRINT
-from sglang_lsm.errors import ConfigError, CorruptionError
+from sglang_lsm.errors import ConfigError, CorruptionError, UnavailableError
 from sglang_lsm.fs import LocalFileSystem
 from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.keycodec import HEAD_BYTES, ROOT_ANCHOR
-from sglang_lsm.pages import NAMESPACE_BYTES
+from sglang_lsm.pages import NAMESPACE_BYTES, Location
 from sglang_lsm.tensorlog.encoded_pages import is_intact
 from sglang_lsm.tensorlog.segment import Segment, parse_segment_name
 
@@ -113,22 +113,29 @@ def verify(directory: Path) -> Verification:
             location = format.decode_index_value(value)
             result.num_pages += 1
             result.num_bytes += location.length
-            segment = segments.get(location.segment_id)
-            page = memoryview(bytearray(location.length))
-            if segment is None:
-                result.damaged.append(f"segment is missing. segment={location.segment_id}")
-                continue
-            num_read = segment.read([page], location.offset, direct=False)
-            if num_read < len(page) or not is_intact(key, location, page):
-                result.damaged.append(
-                    "page does not match its checksum. "
-                    f"segment={location.segment_id} offset={location.offset}"
-                )
+            complaint = _complaint(segments.get(location.segment_id), key, location)
+            if complaint is not None:
+                result.damaged.append(complaint)
     finally:
         index.close()
         for segment in segments.values():
             segment.retire(unlink=False)
     return result
+
+
+def _complaint(segment: Segment | None, key: bytes, location: Location) -> str | None:
+    """Read a page back; return what is wrong with it, or None."""
+    if segment is None:
+        return f"segment is missing. segment={location.segment_id}"
+    place = f"segment={location.segment_id} offset={location.offset}"
+    page = memoryview(bytearray(location.length))
+    try:
+        num_read = segment.read([page], location.offset, direct=False)
+    except UnavailableError as error:
+        return f"page cannot be read. {place} reason={error}"
+    if num_read < len(page) or not is_intact(key, location, page):
+        return f"page does not match its checksum. {place}"
+    return None
 
 
 def _segments(directory: Path) -> Iterator[Segment]:

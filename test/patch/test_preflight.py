@@ -4,7 +4,7 @@ import shutil
 from collections import namedtuple
 
 import pytest
-from sglang_lsm.config import GIB, MIB
+from sglang_lsm.config import GIB, MIB, LogConfig
 from sglang_lsm.errors import ConfigError
 
 from sglang_lsm_patch import preflight
@@ -61,6 +61,19 @@ def test_segments_shrink_with_a_small_quota(disk, sized, size_mib):
     settings = sized(f"{size_mib}MiB")
     num_segments = settings.quota_bytes // settings.log.segment_bytes
     assert num_segments >= preflight.MIN_SEGMENTS
+    settings.store_config()
+
+
+@pytest.mark.parametrize("size_tib", [1, 3, 12, 100])
+def test_segments_grow_with_a_large_quota(monkeypatch, sized, size_tib):
+    """Each holds a descriptor or two, and a process has 65,535 at most."""
+    disk = Disk(size_tib << 41, 0, size_tib << 41)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+    settings = sized(f"{size_tib}TiB")
+    num_segments = settings.quota_bytes // settings.log.segment_bytes
+    assert num_segments <= preflight.MAX_SEGMENTS
+    if settings.log.segment_bytes > LogConfig().segment_bytes:
+        assert num_segments > preflight.MAX_SEGMENTS * 0.9
     settings.store_config()
 
 

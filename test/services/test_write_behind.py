@@ -119,6 +119,37 @@ def test_a_failing_store_costs_the_job_and_not_the_thread(sink, caplog):
     writer.close(WAIT_S)
 
 
+def broken(one, call):
+    """Return a job that fails in one of its own calls, in a way that no store does."""
+
+    def pages():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def done(outcome):
+        one.done(outcome)
+        raise MemoryError
+
+    return dataclasses.replace(one, **{call: {"pages": pages, "done": done}[call]})
+
+
+@pytest.mark.parametrize("call", ["pages", "done"])
+def test_a_job_that_fails_by_itself_ends_once_and_the_next_one_is_written(sink, caplog, call):
+    """The thread ended unseen: no page was stored any more, and staged memory never came back."""
+    writer, ended = WriteBehind(sink, max_pages=100), []
+    sink.gate.set()
+    bad, good = job("ab", ended), job("cd", ended)
+    assert writer.submit(broken(bad, call))
+    assert writer.submit(good)
+    assert writer.drain(WAIT_S)
+    first = Outcome.FAILED if call == "pages" else Outcome.STORED
+    assert ended == [(bad.path, first), (good.path, Outcome.STORED)]
+    (record,) = (record for record in caplog.records if record.exc_info)
+    assert record.levelname in ("WARNING", "ERROR")
+    assert writer.submit(job("e", ended))
+    writer.close(WAIT_S)
+    assert len(ended) == 3
+
+
 def test_a_closed_store_is_a_failed_job(tmp_path):
     config = StoreConfig(quota_bytes=8 * MIB, log=LogConfig(segment_bytes=MIB))
     store = Store.open(tmp_path / "store", config)

@@ -29,14 +29,16 @@ class FakeDisk:
     """The state of one disk, its faults, and the `FileSystem` calls on it.
 
     Faults are plain attributes: `capacity_bytes`, `foreign_bytes` (taken by others), `failing`
-    (names of calls that raise EIO), `read_only`, `can_punch`, `direct_works`. `crash_after` counts
-    down with each call that changes the disk; at zero, that call and all later ones raise `Crash`.
+    (names of calls that raise EIO), `unreadable` (blocks of files that raise EIO when read),
+    `read_only`, `can_punch`, `direct_works`. `crash_after` counts down with each call that changes
+    the disk; at zero, that call and all later ones raise `Crash`.
     """
 
     def __init__(self, *, capacity_bytes: int = 1 << 40, can_punch: bool = True) -> None:
         self.capacity_bytes, self.can_punch = capacity_bytes, can_punch
         self.foreign_bytes = 0
         self.failing: set[str] = set()
+        self.unreadable: set[tuple[Path, int]] = set()
         self.read_only = False
         self.direct_works = True
         self.crash_after: int | None = None
@@ -207,6 +209,10 @@ class FakeFile:
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> int:
         def read() -> int:
+            end = -(-(offset + sum(map(len, buffers))) // BLOCK_BYTES)
+            for path, block in self._disk.unreadable:
+                if path == self._path and offset // BLOCK_BYTES <= block < end:
+                    raise OSError(errno.EIO, "unreadable block")
             at = offset
             for buffer in buffers:
                 part = self._inode.current.data[at : at + len(buffer)]

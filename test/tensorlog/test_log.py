@@ -136,6 +136,41 @@ def test_sync_is_tried_again_after_it_failed():
     assert all(read_back(open_log(disk), keys, locations, pages).intact)
 
 
+def test_a_sync_waits_for_one_that_is_under_way(monkeypatch):
+    """It found nothing left to sync and returned; a copy then gave back places that were durable.
+
+    Pages were lost with the power, the old place punched and the new one never written.
+    """
+    disk = FakeDisk()
+    log = open_log(disk)
+    keys, tails, pages = pages_with([5000])
+    log.append(keys, tails, pages)
+    syncing, goes_on, synced = threading.Event(), threading.Event(), []
+    sync = FakeFile.sync
+
+    def slow_sync(file):
+        syncing.set()
+        assert goes_on.wait(10)
+        sync(file)
+        synced.append("file")
+
+    def second():
+        log.sync()
+        synced.append("second")
+
+    monkeypatch.setattr(FakeFile, "sync", slow_sync)
+    threads = [threading.Thread(target=log.sync), threading.Thread(target=second)]
+    threads[0].start()
+    assert syncing.wait(10)
+    threads[1].start()
+    threads[1].join(0.05)
+    goes_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert synced == ["file", "second"]
+    log.close()
+
+
 def test_durability_batch_needs_no_sync():
     for seed in range(5):
         disk = FakeDisk()
@@ -144,6 +179,29 @@ def test_durability_batch_needs_no_sync():
         locations = log.append(keys, tails, pages)
         disk.lose_power(seed)
         assert all(read_back(open_log(disk), keys, locations, pages).intact)
+
+
+def test_a_segment_whose_name_cannot_be_made_durable_leaves_nothing_behind(monkeypatch):
+    """Each try left a preallocated file that no account named, and a descriptor."""
+    disk = FakeDisk()
+    log = open_log(disk, durability="batch")
+    closed, close = [], FakeFile.close
+    monkeypatch.setattr(FakeFile, "close", lambda file: closed.append(file) or close(file))
+    disk.failing = {"sync_dir"}
+    with pytest.raises(UnavailableError):
+        log.append(*pages_with([5000]))
+    assert len(closed) == 1
+    assert log.allocated_bytes() == disk.used_bytes("*.seg") == 0
+    disk.failing = {"sync_dir", "unlink"}
+    with pytest.raises(UnavailableError):
+        log.append(*pages_with([5000]))
+    # What cannot be deleted still counts, and goes when its turn comes.
+    assert log.allocated_bytes() == disk.used_bytes("*.seg") == SEGMENT_BYTES
+    disk.failing = set()
+    for segment_id in log.sealed_ids():
+        log.drop(segment_id)
+    assert log.allocated_bytes() == disk.used_bytes("*.seg") == 0
+    log.close()
 
 
 def test_a_disk_that_does_not_answer_hides_pages_and_does_not_damage_them():
@@ -205,6 +263,30 @@ def test_pages_under_way_are_waited_for_when_their_header_fails(monkeypatch):
 
     monkeypatch.setattr(FakeFile, "pwritev", no_header)
     with pytest.raises(UnavailableError, match="no header"):
+        log.append(*aligned_pages(3))
+    assert len(num_written) == 3
+    log.close()
+
+
+def test_pages_under_way_are_waited_for_when_their_batch_cannot_be_described(monkeypatch):
+    """Their memory is the caller's again afterwards, here as well."""
+    log, num_written = open_log(FakeDisk(), io_bytes=BLOCK_BYTES), []
+    described, write = threading.Event(), FakeFile.pwritev
+
+    def slow_pages(file, buffers, offset):
+        if bytes(buffers[0][:3]) == b"key":
+            assert described.wait(10)
+            time.sleep(0.05)
+            num_written.append(1)
+        write(file, buffers, offset)
+
+    def no_clock():
+        described.set()
+        raise OverflowError("no time")
+
+    monkeypatch.setattr(FakeFile, "pwritev", slow_pages)
+    log._clock_ms = no_clock
+    with pytest.raises(OverflowError):
         log.append(*aligned_pages(3))
     assert len(num_written) == 3
     log.close()
@@ -283,10 +365,34 @@ def test_what_a_process_left_preallocated_is_given_back_and_a_sealed_log_is_not_
     if was_closed:
         log.close()
     num_scans, scan = [], Segment.batches
-    monkeypatch.setattr(Segment, "batches", lambda segment: num_scans.append(1) or scan(segment))
+    monkeypatch.setattr(
+        Segment, "batches", lambda segment, **how: num_scans.append(1) or scan(segment, **how)
+    )
     log = open_log(disk)
     assert disk.used_bytes("*.seg") == log.allocated_bytes() == written
     assert len(num_scans) == (0 if was_closed else 1)
+    log.close()
+
+
+@pytest.mark.parametrize("block", ["of the segment", "of a batch"])
+def test_one_unreadable_header_costs_no_page_and_no_byte_of_the_account(block):
+    """The store did not open any more, at no start, and with it went all of its pages."""
+    disk = FakeDisk()
+    log = open_log(disk)
+    keys, tails, pages = pages_with([5000, 70_000, 200_000])
+    locations = [log.append([k], [t], [p])[0] for k, t, p in zip(keys, tails, pages, strict=True)]
+    ((path, _),) = disk.files("*.seg").items()
+    # As after kill -9: the log was not closed, so where its last batch ends has to be found out.
+    disk.kill()
+    last_header = locations[-1].offset // BLOCK_BYTES - 1
+    disk.unreadable = {(path, 0 if block == "of the segment" else last_header)}
+    log = open_log(disk)
+    assert read_back(log, keys, locations, pages) == ([True] * 3, [])
+    assert log.allocated_bytes() == disk.used_bytes("*.seg")
+    (more,) = log.append(*pages_with([5000], first=9))
+    assert more.segment_id != locations[0].segment_id
+    log.drop(locations[0].segment_id)
+    assert log.allocated_bytes() == disk.used_bytes("*.seg")
     log.close()
 
 

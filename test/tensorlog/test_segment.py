@@ -78,6 +78,39 @@ def test_a_damaged_header_hides_its_own_batch_alone(layout, data):
     assert list(segment.batches()) == batches[:hit] + batches[hit + 1 :]
 
 
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.data())
+def test_an_unreadable_header_hides_its_own_batch_alone(sizes, data):
+    """One block that the disk did not give kept a store from opening, at every start."""
+    disk = FakeDisk()
+    disk.make_dir(PATH.parent)
+    segment = Segment.create(disk, PATH, 7, SEGMENT_BYTES)
+    batches = written(segment, [(0, size) for size in sizes])
+    hit = data.draw(st.integers(0, len(batches) - 1))
+    disk.unreadable = {(PATH, batches[hit].offset // BLOCK_BYTES)}
+    assert list(segment.batches()) == batches[:hit] + batches[hit + 1 :]
+    with pytest.raises(UnavailableError):
+        list(segment.batches(skips_unreadable=False))
+
+
+def test_where_nothing_can_be_read_few_tries_are_made(disk, monkeypatch):
+    segment = Segment.create(disk, PATH, 7, 64 << 20)
+    disk.failing, num_tries = {"preadv"}, []
+    read = FakeFile.preadv
+    monkeypatch.setattr(FakeFile, "preadv", lambda *args: num_tries.append(1) or read(*args))
+    assert list(segment.batches()) == []
+    assert len(num_tries) < 80
+
+
+def test_a_segment_whose_own_header_is_unreadable_is_opened_for_its_pages(disk):
+    segment = Segment.create(disk, PATH, 7, SEGMENT_BYTES)
+    batches = written(segment, [(0, 3), (0, 2)])
+    segment.seal()
+    disk.unreadable = {(PATH, 0)}
+    again = Segment.open(disk, PATH, 7)
+    assert list(again.batches()) == batches
+    assert again.end == batches[-1].end
+
+
 def test_a_new_segment_is_preallocated_and_sealed_to_what_is_used(disk):
     segment = Segment.create(disk, PATH, 7, SEGMENT_BYTES)
     assert segment.allocated_bytes() == SEGMENT_BYTES

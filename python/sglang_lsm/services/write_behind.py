@@ -21,7 +21,7 @@ class Outcome(Enum):
     WITHDRAWN = "withdrawn"
     """Its memory was reused meanwhile, as `still_valid` told."""
     FAILED = "failed"
-    """The store refused; the reason was logged."""
+    """The store refused, or its bytes could not be had; the reason was logged."""
     DROPPED = "dropped"
     """The writer was closed before its turn."""
 
@@ -56,8 +56,8 @@ class PageSink(Protocol):
 class WriteBehind:
     """A queue of write jobs and the thread that works it off, oldest first. Thread-safe.
 
-    Bounded in pages, so in memory and in the time that closing takes. A store that fails costs the
-    job, never the thread.
+    Bounded in pages, so in memory and in the time that closing takes. Whatever fails costs the job,
+    never the thread.
     """
 
     def __init__(self, sink: PageSink, *, max_pages: int) -> None:
@@ -104,17 +104,21 @@ class WriteBehind:
             is_stored = self._sink.put_batch(job.path, job.pages(), still_valid=job.still_valid)
             outcome = Outcome.STORED if is_stored else Outcome.WITHDRAWN
             self._note_health(None)
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - a job's pages may be a dead GPU's; others wait
             outcome = Outcome.FAILED
             self._note_health(error)
         self._finish(job, outcome)
         return outcome
 
-    def _note_health(self, error: StoreError | None) -> None:
+    def _note_health(self, error: Exception | None) -> None:
         """Log when writing starts to fail and when it works again, not each page in between."""
         was_failing, self._is_failing = self._is_failing, error is not None
         if error is not None and not was_failing:
-            logger.warning("pages cannot be written and are lost. reason=%s", error)
+            # What the store did not raise on purpose is a surprise: where it comes from helps.
+            surprise = None if isinstance(error, StoreError) else error
+            logger.warning(
+                "pages cannot be written and are lost. reason=%s", error, exc_info=surprise
+            )
         elif error is None and was_failing:
             logger.info("pages can be written again.")
 
@@ -166,7 +170,11 @@ class WriteBehind:
         with self._changed:
             self._pages_by_outcome[outcome] += job.path.num_pages
             self._num_stored = self._pages_by_outcome[Outcome.STORED]
-        job.done(outcome)
+        try:
+            job.done(outcome)
+        except Exception:
+            # Against its contract; its memory may be lost, the other jobs' must not be.
+            logger.exception("a job could not be told its end. outcome=%s", outcome.value)
 
     def _forget(self, job: WriteJob) -> None:
         with self._changed:

@@ -32,7 +32,7 @@ from sglang_lsm.tensorlog.transfer import (
     plan_transfers,
 )
 from sglang_lsm.tensorlog.trial import try_file_system
-from sglang_lsm.tensorlog.workers import Workers, raise_first
+from sglang_lsm.tensorlog.workers import Workers, all_ended, raise_first
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,8 @@ class TensorLog:
         self._admit, self._clock_ms = admit, clock_ms
         self._tail_lock = threading.Lock()
         self._segments_lock = threading.Lock()
+        self._sync_lock = threading.Lock()
+        """One sync at a time. Taken under no other lock of the log, before `_segments_lock`."""
         self._segments: dict[int, Segment] = {}
         self._allocated_bytes: dict[int, int] = {}
         """What each segment takes of the disk."""
@@ -139,14 +141,19 @@ class TensorLog:
 
     def _trim(self, segment: Segment) -> None:
         """Give back what the last segment had preallocated when its process ended."""
-        if segment.end < self._config.segment_bytes and segment.has_data(
-            segment.end - format.BLOCK_BYTES
-        ):
-            # Sealed when the log was closed: no need to read where each batch begins.
-            return
         end = format.BLOCK_BYTES
-        for batch in segment.batches():
-            end = max(end, batch.end)
+        try:
+            if segment.end < self._config.segment_bytes and segment.has_data(
+                segment.end - format.BLOCK_BYTES
+            ):
+                # Sealed when the log was closed: no need to read where each batch begins.
+                return
+            for batch in segment.batches(skips_unreadable=False):
+                end = max(end, batch.end)
+        except UnavailableError as error:
+            # Its last pages may be those of a batch that cannot be read now.
+            logger.warning("what is preallocated is not given back. reason=%s", error)
+            return
         segment.end = end
         segment.seal()
         self._allocated_bytes[segment.segment_id] = segment.allocated_bytes()
@@ -258,22 +265,27 @@ class TensorLog:
     def sync(self) -> None:
         """Make every page written so far durable, those of earlier processes included.
 
+        Waits for a sync under way, which may have taken over the segments that it is asked for.
+
         Raises:
-            UnavailableError: an I/O error; the next call tries again.
+            UnavailableError: an I/O error; what was written so far may never be durable. The next
+                call tries again and may succeed, since Linux takes bytes that it failed to write
+                for written: such pages are misses once they have left the page cache.
         """
-        with self._segments_lock:
-            unsynced, self._unsynced = self._unsynced, set()
-        while unsynced:
-            segment = unsynced.pop()
-            try:
-                with segment.in_use() as alive:
-                    if alive:
-                        segment.sync()
-            except UnavailableError:
-                with self._segments_lock:
-                    self._unsynced |= {segment, *unsynced}
-                raise
-        self._fs.sync_dir(self._directory)
+        with self._sync_lock:
+            with self._segments_lock:
+                unsynced, self._unsynced = self._unsynced, set()
+            while unsynced:
+                segment = unsynced.pop()
+                try:
+                    with segment.in_use() as alive:
+                        if alive:
+                            segment.sync()
+                except UnavailableError:
+                    with self._segments_lock:
+                        self._unsynced |= {segment, *unsynced}
+                    raise
+            self._fs.sync_dir(self._directory)
 
     def drop(self, segment_id: int) -> None:
         """Delete a segment that is not the tail; its pages become misses at once.
@@ -408,12 +420,16 @@ class TensorLog:
         self._admit(segment_id, size)
         path = self._directory / segment_name(segment_id)
         tail = Segment.create(self._fs, path, segment_id, size)
-        if self._config.durability == "batch":
-            # A synced page in a file whose name is lost is lost as well.
-            self._fs.sync_dir(self._directory)
         with self._segments_lock:
             self._segments[segment_id] = tail
             self._allocated_bytes[segment_id] = size
+        if self._config.durability == "batch":
+            try:
+                # A synced page in a file whose name is lost is lost as well.
+                self._fs.sync_dir(self._directory)
+            except UnavailableError:
+                self.drop(segment_id)
+                raise
         self._tail = tail
         self._compare_with_memory()
         return tail
@@ -439,30 +455,28 @@ class TensorLog:
         # One call takes the header along. What may be withdrawn must not be named before that.
         is_one_call = still_valid is None and sum(new.lengths) <= io_bytes
         transfers = [] if is_one_call else plan_transfers(new.unsealed(place), io_bytes=io_bytes)
-        writes = [
-            self._workers.submit(
-                self._write_parts,
-                place.segment,
-                gather_write((pages[i], new.lengths[i]) for i in transfer.indices),
-                transfer.offset,
-                direct=direct,
-            )
-            for transfer in transfers
-        ]
-        # With several calls under way, checksums are computed while the device is busy.
-        batch = new.describe(place, self._clock_ms())
-        if still_valid is not None:
-            raise_first(writes)
-            if not still_valid():
-                return None
-        parts: list[memoryview | bytes] = [self._aligned(format.encode_batch_header(batch))]
-        if is_one_call:
-            parts += gather_write(zip(pages, new.lengths, strict=True))
-        try:
+        with all_ended() as writes:
+            for transfer in transfers:
+                writes.append(
+                    self._workers.submit(
+                        self._write_parts,
+                        place.segment,
+                        gather_write((pages[i], new.lengths[i]) for i in transfer.indices),
+                        transfer.offset,
+                        direct=direct,
+                    )
+                )
+            # With several calls under way, checksums are computed while the device is busy.
+            batch = new.describe(place, self._clock_ms())
+            if still_valid is not None:
+                raise_first(writes)
+                if not still_valid():
+                    return None
+            parts: list[memoryview | bytes] = [self._aligned(format.encode_batch_header(batch))]
+            if is_one_call:
+                parts += gather_write(zip(pages, new.lengths, strict=True))
             # Alone behind its pages, a header would cost as long as half a MiB of them.
             self._write_parts(place.segment, parts, place.offset, direct=direct)
-        finally:
-            raise_first(writes)
         if self._config.durability == "batch":
             place.segment.sync()
         else:

@@ -6,6 +6,7 @@ read stays open until the last reader is done, so that its descriptor cannot com
 file.
 """
 
+import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from typing import Literal
 from sglang_lsm import format
 from sglang_lsm.errors import CorruptionError, FormatVersionError, UnavailableError
 from sglang_lsm.fs import File, FileSystem
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"([0-9a-f]{8})\.seg")
 _SCAN_BYTES = 1 << 20
@@ -74,23 +77,29 @@ class Segment:
     def open(
         cls, fs: FileSystem, path: Path, segment_id: int, *, read_only: bool = False
     ) -> "Segment":
-        """Open a segment written earlier.
+        """Open a segment written earlier, also one whose header the disk does not give.
 
         Raises:
             CorruptionError: the header is damaged or names another segment.
             FormatVersionError: written by a newer format.
+            UnavailableError: the file cannot be opened.
         """
         file = fs.open(path, read_only=read_only)
         block = bytearray(format.BLOCK_BYTES)
+        segment = cls(fs, path, segment_id, file)
         try:
-            file.preadv([memoryview(block)], 0)
+            segment.end = file.size_bytes()
+            try:
+                file.preadv([memoryview(block)], 0)
+            except UnavailableError as error:
+                # No reason to do without the pages: each has a checksum of its own.
+                logger.warning("a segment whose header cannot be read. reason=%s", error)
+                return segment
             if format.decode_segment_header(bytes(block)) != segment_id:
                 raise CorruptionError(f"a segment under a foreign name. path={path}")
         except (CorruptionError, OSError):
             file.close()
             raise
-        segment = cls(fs, path, segment_id, file)
-        segment.end = file.size_bytes()
         return segment
 
     def prepare(self, end: int) -> None:
@@ -162,20 +171,37 @@ class Segment:
         """Ask that the page cache forget this segment."""
         self._buffered.drop_cache()
 
-    def batches(self) -> Iterator[format.Batch]:
+    def batches(self, *, skips_unreadable: bool = True) -> Iterator[format.Batch]:
         """Yield every intact batch header, in order of offset.
 
         Where no header stands (a batch that was never finished, a hole), the search goes on block
         by block: what comes behind it is not lost.
+
+        Args:
+            skips_unreadable: look behind what the disk does not give, with a warning.
+
+        Raises:
+            UnavailableError: an I/O error, unless it is skipped.
         """
         offset, end = format.BLOCK_BYTES, self._buffered.size_bytes()
+        skipped_bytes = format.BLOCK_BYTES
         while offset < end:
-            batch = self._batch_at(offset)
+            try:
+                batch = self._batch_at(offset)
+                if batch is None:
+                    offset = self._next_candidate(offset + format.BLOCK_BYTES, end)
+            except UnavailableError as error:
+                if not skips_unreadable:
+                    raise
+                if skipped_bytes == format.BLOCK_BYTES:
+                    logger.warning("batches that cannot be read are skipped. reason=%s", error)
+                offset += skipped_bytes
+                # In larger steps: where nothing can be read, each try may take the disk seconds.
+                skipped_bytes = min(2 * skipped_bytes, _SCAN_BYTES)
+                continue
             if batch is not None:
                 yield batch
-                offset = batch.end
-            else:
-                offset = self._next_candidate(offset + format.BLOCK_BYTES, end)
+                offset, skipped_bytes = batch.end, format.BLOCK_BYTES
 
     def retire(self, *, unlink: bool) -> None:
         """Close as soon as no reader is left; `unlink` deletes the file at once."""
