@@ -212,6 +212,34 @@ def test_a_load_that_was_called_off_is_not_waited_for():
     assert bench.gate.grant(path(300, branch=b"\1"), 300) == 300
 
 
+def test_a_hit_that_is_granted_again_is_queued_once():
+    """SGLang drops a grant for which the host tier has no room, and asks again up to eight times:
+    each time the load was put behind its own earlier ones, and soon declined on a fast disk."""
+    bench = Bench(read_s=0.004, compute_s=0.01)
+    bench.load(path(300))
+    assert [bench.gate.grant(path(300, branch=b"\0"), 300) for _ in range(9)] == [300] * 9
+    assert bench.gate.grant(path(300, branch=b"\1"), 300) == 300
+    assert bench.gate.figures().pages_found == 900
+    assert bench.read(path(300, branch=b"\0")) == 300
+    # Once it was read, the same path is that of another request.
+    assert bench.gate.grant(path(300, branch=b"\0"), 300) == 300
+    assert bench.gate.figures().pages_found == 1200
+
+
+@pytest.mark.parametrize("read_s", [0.02, 0.4])
+def test_a_load_behind_a_long_read_is_waited_for_however_long_that_takes(read_s):
+    """It was taken for called off 5 s after its grant, so that others were put in its place. With
+    0.4 s a page, one part of the read takes as long."""
+    bench = Bench(read_s=read_s, compute_s=2.5 * read_s)
+    bench.load(path(50))
+    granted = [bench.gate.grant(path(300, branch=bytes([i])), 300) for i in range(2)]
+    assert granted == [300, 300]
+    started_s = bench.now_s
+    assert bench.read(path(300, branch=b"\0")) == 300
+    assert bench.now_s > started_s + FORGET_LOAD_S
+    assert bench.gate.grant(path(100, branch=b"\2"), 100) == 0
+
+
 def test_the_wait_that_is_granted_cuts_a_load_in_the_middle():
     bench = Bench(read_s=0.01, compute_s=1.0, limit_s=2.0)
     bench.load(path(50))

@@ -39,7 +39,7 @@ ATTEMPT_INTERVAL_S = 10.0
 ATTEMPT_TIME_RATIO = 100.0
 """An attempt that took 1 s is followed by 100 s without one."""
 FORGET_LOAD_S = 5.0
-"""A load that was granted and neither begins nor goes on for so long was called off."""
+"""A load that was granted and has not begun after so long without any reading was called off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +98,13 @@ class GateFigures:
         return " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Load:
     path: PagePath
     num_left: int
     left_s: float
     """Of the wait that SGLang grants."""
-    seen_s: float
+    granted_s: float
     is_attempt: bool = False
     num_parts: int = 0
 
@@ -135,6 +135,8 @@ class LoadGate:
         self._read = Rate(window=max(8.0, READ_WINDOW_BYTES / page_bytes))
         self._prefill = MarginalRate(window=PREFILL_WINDOW_TOKENS, enough=PREFILL_ENOUGH_TOKENS)
         self._loads: deque[_Load] = deque()
+        self._read_until_s = clock()
+        """When the disk was last seen reading, or will be done with the part it reads now."""
         self._computing_until_s = clock()
         """When what was declined will have been computed."""
         self._next_attempt_s = clock()
@@ -157,9 +159,14 @@ class LoadGate:
             return GateFigures(*(getattr(self._figures, f.name) for f in fields(GateFigures)))
 
     def grant(self, path: PagePath, num_hits: int) -> int:
-        """Return how many of the `num_hits` leading pages of a call to load; expect that load."""
+        """Return how many of the `num_hits` leading pages of a call to load; expect that load.
+
+        SGLang asks again for a request that waits: then the load replaces the one that was expected
+        for the same path, and is counted once.
+        """
         with self._lock:
             self._forget_ended()
+            is_again = self._withdraw(path)
             num_queued = sum(load.num_left for load in self._loads)
             limit_s = self._wait_limit_s(num_hits * self._page_tokens)
             speeds = self._speeds()
@@ -174,9 +181,10 @@ class LoadGate:
             is_attempt = is_attempt and self._clock() >= self._next_attempt_s
             if is_attempt:
                 num_pages = num_hits
-                self._figures.attempts += 1
-            self._figures.pages_found += num_hits
-            self._figures.pages_declined += num_hits - num_pages
+            if not is_again:
+                self._figures.attempts += is_attempt
+                self._figures.pages_found += num_hits
+                self._figures.pages_declined += num_hits - num_pages
             self._computes(num_hits - num_pages)
             if num_pages:
                 self._loads.append(_Load(path, num_pages, limit_s, self._clock(), is_attempt))
@@ -189,6 +197,7 @@ class LoadGate:
         """
         with self._lock:
             self._forget_ended()
+            self._read_until_s = max(self._read_until_s, self._clock())
             if not any(_belongs(path, load) for load in self._loads):
                 return Reading(self, _Load(path, 0, float("inf"), self._clock()))
             while not _belongs(path, self._loads[0]):
@@ -212,8 +221,20 @@ class LoadGate:
 
     def _forget_ended(self) -> None:
         oldest_s = self._clock() - FORGET_LOAD_S
-        waiting = (load for load in self._loads if load.num_left and load.seen_s >= oldest_s)
-        self._loads = deque(waiting)
+        # While something is read, what comes after it waits for its turn.
+        is_reading = self._read_until_s >= oldest_s
+        self._loads = deque(
+            load
+            for load in self._loads
+            if load.num_left and (is_reading or load.granted_s >= oldest_s)
+        )
+
+    def _withdraw(self, path: PagePath) -> bool:
+        """Expect no load of a path that has not begun; return whether one was expected."""
+        again = [load for load in self._loads if not load.num_parts and _is_same(path, load.path)]
+        for load in again:
+            self._loads.remove(load)
+        return bool(again)
 
     def _next_part(self, load: _Load, num_left: int, num_bytes: int) -> int:
         with self._lock:
@@ -232,20 +253,27 @@ class LoadGate:
                 return 0
             part_bytes = min(FIRST_PART_BYTES << min(load.num_parts, 10), LARGEST_PART_BYTES)
             load.num_parts += 1
-            return max(1, min(num_worth, num_left * part_bytes // max(1, num_bytes)))
+            num_pages = max(1, min(num_worth, num_left * part_bytes // max(1, num_bytes)))
+            self._read_until_s = self._clock() + num_pages * (self._speeds().read_s or 0.0)
+            return num_pages
 
     def _was_read(self, load: _Load, num_pages: int, seconds: float) -> None:
         with self._lock:
-            load.seen_s = self._clock()
+            self._read_until_s = self._clock()
             load.num_left = max(0, load.num_left - num_pages)
             load.left_s -= seconds
             if load.is_attempt and load.num_parts == 1:
                 # What was seen before is what the attempt is to check.
                 self._read.forget()
             self._read.observe(num_pages, seconds)
-            self._next_attempt_s = load.seen_s + max(
+            self._next_attempt_s = self._read_until_s + max(
                 ATTEMPT_INTERVAL_S, ATTEMPT_TIME_RATIO * seconds
             )
+
+
+def _is_same(one: PagePath, other: PagePath) -> bool:
+    # The last hash covers all pages before it. What memory holds of them may change in between.
+    return one.hashes[-1:] == other.hashes[-1:] and one.namespace == other.namespace
 
 
 def _belongs(path: PagePath, load: _Load) -> bool:
