@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from sglang_lsm.pages import PagePath
+from sglang_lsm.pages import PageHash, PagePath
 from sglang_lsm.speed import MarginalRate, Rate
 
 FIRST_PART_BYTES = 4 << 20
@@ -40,6 +40,9 @@ ATTEMPT_TIME_RATIO = 100.0
 """An attempt that took 1 s is followed by 100 s without one."""
 FORGET_LOAD_S = 5.0
 """A load that was granted and has not begun after so long without any reading was called off."""
+
+MAX_WAITING = 1024
+"""Answers that are remembered, in case SGLang asks again for a request that waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +85,7 @@ def pages_worth_loading(
 
 @dataclass(slots=True)
 class GateFigures:
-    """Totals since the start, in pages."""
+    """Totals since the start, in pages. Who asks again counts when the answer is another."""
 
     pages_found: int = 0
     """Leading pages that were stored when a request asked."""
@@ -100,13 +103,27 @@ class GateFigures:
 
 @dataclass(slots=True, eq=False)
 class _Load:
-    path: PagePath
+    start: int
+    first: PageHash
+    """Name of its first page. Not the whole path, as many are remembered."""
     num_left: int
     left_s: float
     """Of the wait that SGLang grants."""
     granted_s: float
     is_attempt: bool = False
     num_parts: int = 0
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What a request was told that may ask again."""
+
+    load: _Load | None
+    """What of it is loaded, if anything."""
+    until_s: float
+    """When the others will have been computed."""
+    compute_s: float
+    """How long that takes."""
 
 
 class LoadGate:
@@ -139,6 +156,8 @@ class LoadGate:
         """When the disk was last seen reading, or will be done with the part it reads now."""
         self._computing_until_s = clock()
         """When what was declined will have been computed."""
+        self._answers: dict[tuple[bytes, ...], _Answer] = {}
+        """By path, the latest last."""
         self._next_attempt_s = clock()
         self._figures = GateFigures()
         self._lock = threading.Lock()
@@ -161,18 +180,17 @@ class LoadGate:
     def grant(self, path: PagePath, num_hits: int) -> int:
         """Return how many of the `num_hits` leading pages of a call to load; expect that load.
 
-        SGLang asks again for a request that waits: then the load replaces the one that was expected
-        for the same path, and is counted once.
+        SGLang asks again for a request that waits: then what was expected of it before, a load and
+        the computing of the rest, is neither before it nor expected twice.
         """
         with self._lock:
             self._forget_ended()
-            is_again = self._withdraw(path)
+            before = self._take_back(path)
             num_queued = sum(load.num_left for load in self._loads)
             limit_s = self._wait_limit_s(num_hits * self._page_tokens)
-            speeds = self._speeds()
             num_pages = pages_worth_loading(
                 num_hits,
-                speeds,
+                self._speeds(),
                 num_queued=num_queued,
                 compute_wait_s=self._compute_wait_s(),
                 limit_s=limit_s,
@@ -181,13 +199,22 @@ class LoadGate:
             is_attempt = is_attempt and self._clock() >= self._next_attempt_s
             if is_attempt:
                 num_pages = num_hits
-            if not is_again:
-                self._figures.attempts += is_attempt
-                self._figures.pages_found += num_hits
-                self._figures.pages_declined += num_hits - num_pages
-            self._computes(num_hits - num_pages)
+            load = None
             if num_pages:
-                self._loads.append(_Load(path, num_pages, limit_s, self._clock(), is_attempt))
+                first = path.hashes[path.start]
+                load = _Load(path.start, first, num_pages, limit_s, self._clock(), is_attempt)
+                self._loads.append(load)
+            if before is not None and (before.load is None) == (load is None):
+                before.load = load
+                self._computing_until_s += before.compute_s
+                self._remember(path, before)
+                return num_pages
+            self._figures.attempts += is_attempt
+            self._figures.pages_found += num_hits
+            self._figures.pages_declined += num_hits - num_pages
+            compute_s = self._computes(num_hits - num_pages)
+            if num_hits:
+                self._remember(path, _Answer(load, self._computing_until_s, compute_s))
             return num_pages
 
     def begin(self, path: PagePath) -> "Reading":
@@ -199,7 +226,7 @@ class LoadGate:
             self._forget_ended()
             self._read_until_s = max(self._read_until_s, self._clock())
             if not any(_belongs(path, load) for load in self._loads):
-                return Reading(self, _Load(path, 0, float("inf"), self._clock()))
+                return Reading(self, _Load(path.start, b"", 0, float("inf"), self._clock()))
             while not _belongs(path, self._loads[0]):
                 self._loads.popleft()
             return Reading(self, self._loads[0])
@@ -207,10 +234,11 @@ class LoadGate:
     def _compute_wait_s(self) -> float:
         return max(0.0, self._computing_until_s - self._clock())
 
-    def _computes(self, num_pages: int) -> None:
-        """Note pages that are not loaded, so that they are computed."""
-        wait_s = self._compute_wait_s() + num_pages * (self._speeds().compute_s or 0.0)
-        self._computing_until_s = self._clock() + wait_s
+    def _computes(self, num_pages: int) -> float:
+        """Note pages that are not loaded, so that they are computed; return how long that takes."""
+        compute_s = num_pages * (self._speeds().compute_s or 0.0)
+        self._computing_until_s = self._clock() + self._compute_wait_s() + compute_s
+        return compute_s
 
     def _speeds(self) -> Speeds:
         token_s = self._prefill.seconds_per_unit
@@ -229,12 +257,26 @@ class LoadGate:
             if load.num_left and (is_reading or load.granted_s >= oldest_s)
         )
 
-    def _withdraw(self, path: PagePath) -> bool:
-        """Expect no load of a path that has not begun; return whether one was expected."""
-        again = [load for load in self._loads if not load.num_parts and _is_same(path, load.path)]
-        for load in again:
-            self._loads.remove(load)
-        return bool(again)
+    def _take_back(self, path: PagePath) -> _Answer | None:
+        """Return what a request of this path was told and still waits for; expect none of it."""
+        answer, now_s = self._answers.pop(_name(path), None), self._clock()
+        if answer is None:
+            return None
+        if answer.load is None:
+            if answer.until_s <= now_s:
+                return None
+        elif answer.load.num_parts or answer.load not in self._loads:
+            return None
+        else:
+            self._loads.remove(answer.load)
+        answer.compute_s = min(answer.compute_s, max(0.0, answer.until_s - now_s))
+        self._computing_until_s -= answer.compute_s
+        return answer
+
+    def _remember(self, path: PagePath, answer: _Answer) -> None:
+        self._answers[_name(path)] = answer
+        if len(self._answers) > MAX_WAITING:
+            del self._answers[next(iter(self._answers))]
 
     def _next_part(self, load: _Load, num_left: int, num_bytes: int) -> int:
         with self._lock:
@@ -271,14 +313,14 @@ class LoadGate:
             )
 
 
-def _is_same(one: PagePath, other: PagePath) -> bool:
+def _name(path: PagePath) -> tuple[bytes, ...]:
     # The last hash covers all pages before it. What memory holds of them may change in between.
-    return one.hashes[-1:] == other.hashes[-1:] and one.namespace == other.namespace
+    return (path.namespace, *path.hashes[-1:])
 
 
 def _belongs(path: PagePath, load: _Load) -> bool:
-    start = load.path.start
-    return start <= path.start < len(path.hashes) and path.hashes[start] == load.path.hashes[start]
+    is_behind = load.start <= path.start < len(path.hashes)
+    return is_behind and path.hashes[load.start] == load.first
 
 
 class Reading:
