@@ -145,8 +145,32 @@ def preferred_page_size(given: Given) -> int:
 
 def model_source(given: Given) -> ModelSource:
     """Return what decides the KV of a token, as given."""
-    names = ModelSource.__dataclass_fields__
-    return ModelSource(**{name: str(given.get(name) or "") for name in names})
+    values = {name: _text(given.get(name)) for name in ModelSource.__dataclass_fields__}
+    return ModelSource(**{**values, "lora_paths": _adapters(given.get("lora_paths"))})
+
+
+def _text(value: object) -> str:
+    if value is None or value is False or isinstance(value, str):
+        return value or ""
+    if isinstance(value, set):
+        value = sorted(map(str, value))
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _adapters(given: object) -> str:
+    """Return the names and paths of `--lora-paths` as JSON; SGLang reads its forms likewise."""
+    if not given:
+        return ""
+    if isinstance(given, Mapping):
+        return _text(given)
+    paths = {}
+    for adapter in given if isinstance(given, list | tuple) else [given]:
+        if isinstance(adapter, Mapping):
+            paths[str(adapter.get("lora_name"))] = str(adapter.get("lora_path"))
+        else:
+            name, _, path = str(adapter).partition("=")
+            paths[name] = path if "=" in str(adapter) else name
+    return _text(paths)
 
 
 def ranks_on_node(given: Given) -> int:

@@ -473,19 +473,18 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         return StorageMetrics(read_pages, written_pages, read_gb_per_s, written_gb_per_s)
 
     def figures(self) -> TierFigures:
-        """Return what was measured and counted; touches no disk."""
-        gate, pages = self._gate, self._pages
+        """Return what was measured and counted; touches no disk, and waits for nobody who does."""
+        gate, pages, store = self._gate, self._pages, self._store
         speeds = gate.speeds() if gate is not None else None
         read_s = speeds.read_s if speeds is not None else None
         compute_s = speeds.compute_s if speeds is not None else None
-        stats = self._store.stats() if self._store is not None else None
         return TierFigures(
             read_bytes_per_second=pages.page_bytes / read_s if pages and read_s else None,
             prefill_tokens_per_second=self.mem_pool_host.page_size / compute_s
             if compute_s
             else None,
-            bytes=stats.allocated_bytes if stats is not None else None,
-            quota_bytes=stats.quota_bytes if stats is not None else None,
+            bytes=store.allocated_bytes() if store is not None else None,
+            quota_bytes=store.config.quota_bytes if store is not None else None,
             gate=gate.figures() if gate is not None else None,
             failures=self.miss_counts(),
         )

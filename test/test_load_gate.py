@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sglang_lsm.load_gate import (
     FORGET_LOAD_S,
+    MAX_WAITING,
     LoadGate,
     Speeds,
     pages_worth_loading,
@@ -89,7 +90,9 @@ def test_what_was_not_measured_is_loaded(num_hits, measured):
 
 def path(num_pages, *, start=0, branch=b"a"):
     return PagePath(
-        NamespaceId(bytes(8)), [branch + i.to_bytes(31, "big") for i in range(num_pages)], start
+        NamespaceId(bytes(8)),
+        [branch + i.to_bytes(32 - len(branch), "big") for i in range(num_pages)],
+        start,
     )
 
 
@@ -210,6 +213,88 @@ def test_a_load_that_was_called_off_is_not_waited_for():
     assert bench.gate.grant(path(300, branch=b"\1"), 300) == 0
     bench.now_s += 2 * FORGET_LOAD_S
     assert bench.gate.grant(path(300, branch=b"\1"), 300) == 300
+
+
+def test_a_hit_that_is_granted_again_is_queued_once():
+    """SGLang drops a grant for which the host tier has no room, and asks again up to eight times:
+    each time the load was put behind its own earlier ones, and soon declined on a fast disk."""
+    bench = Bench(read_s=0.004, compute_s=0.01)
+    bench.load(path(300))
+    for _ in range(9):
+        assert bench.gate.grant(path(300, branch=b"\0"), 300) == 300
+        assert bench.gate.grant(path(300, branch=b"\0", start=50), 250) == 250
+    assert bench.gate.grant(path(300, branch=b"\1"), 300) == 300
+    assert bench.gate.figures().pages_found == 900
+    assert bench.read(path(300, branch=b"\0", start=50)) == 250
+    # Once it was read, the same path is that of another request.
+    assert bench.gate.grant(path(300, branch=b"\0"), 300) == 300
+    assert bench.gate.figures().pages_found == 1200
+
+
+@pytest.mark.parametrize(("read_s", "granted"), [(0.015, 300), (0.025, 0)])
+def test_a_declined_hit_that_is_asked_for_again_is_no_queue_ahead_of_itself(read_s, granted):
+    """SGLang asks up to nine times for a request that waits. Its own computing was taken for a
+    queue before it, so that a load twice as slow as computing was granted; and each time it was
+    counted, and computed once more."""
+    bench = Bench(read_s=read_s, compute_s=0.01)
+    bench.load(path(300))
+    bench.now_s += 5.0
+    before = bench.gate.figures()
+    for _ in range(9):
+        assert bench.gate.grant(path(300, branch=b"\0"), 300) == 0
+        # Pages that reached memory meanwhile are not asked for.
+        assert bench.gate.grant(path(300, branch=b"\0", start=50), 250) == 0
+    figures = bench.gate.figures()
+    assert figures.pages_found - before.pages_found == 300
+    assert figures.pages_declined - before.pages_declined == 300
+    # Computing it is what another one waits for: 3 s, as long as its own computing takes.
+    assert bench.gate.grant(path(300, branch=b"\1"), 300) == granted
+
+
+def test_a_declined_hit_is_a_request_of_its_own_once_it_was_computed():
+    bench = Bench(read_s=0.015, compute_s=0.01)
+    bench.load(path(300))
+    for number in (1, 2):
+        bench.now_s += 4.0
+        assert bench.gate.grant(path(300, branch=b"\0"), 300) == 0
+        assert bench.gate.figures().pages_found == 300 + 300 * number
+
+
+def test_nobody_waits_for_the_computing_of_a_hit_that_is_loaded_in_the_end():
+    bench = Bench(read_s=0.015, compute_s=0.01)
+    bench.load(path(300))
+    bench.now_s += 5.0
+    assert bench.gate.grant(path(300, branch=b"\0"), 300) == 0
+    bench.read_s = 0.006
+    bench.read(path(300, branch=b"\2"))
+    before = bench.gate.figures()
+    assert bench.gate.grant(path(300, branch=b"\0"), 300) == 300
+    assert bench.gate.figures().pages_found == before.pages_found + 300
+    assert bench.gate.figures().pages_declined == before.pages_declined
+    # Behind the load it is 3.6 s to load and 3 s to compute.
+    assert bench.gate.grant(path(300, branch=b"\1"), 300) == 0
+
+
+def test_many_requests_that_wait_do_not_fill_memory():
+    bench = Bench(read_s=1.0, compute_s=0.01)
+    bench.load(path(300))
+    for number in range(3 * MAX_WAITING):
+        bench.gate.grant(path(8, branch=number.to_bytes(2, "big")), 8)
+    assert len(bench.gate._answers) == MAX_WAITING
+
+
+@pytest.mark.parametrize("read_s", [0.02, 0.4])
+def test_a_load_behind_a_long_read_is_waited_for_however_long_that_takes(read_s):
+    """It was taken for called off 5 s after its grant, so that others were put in its place. With
+    0.4 s a page, one part of the read takes as long."""
+    bench = Bench(read_s=read_s, compute_s=2.5 * read_s)
+    bench.load(path(50))
+    granted = [bench.gate.grant(path(300, branch=bytes([i])), 300) for i in range(2)]
+    assert granted == [300, 300]
+    started_s = bench.now_s
+    assert bench.read(path(300, branch=b"\0")) == 300
+    assert bench.now_s > started_s + FORGET_LOAD_S
+    assert bench.gate.grant(path(100, branch=b"\2"), 100) == 0
 
 
 def test_the_wait_that_is_granted_cuts_a_load_in_the_middle():

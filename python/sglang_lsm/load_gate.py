@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from sglang_lsm.pages import PagePath
+from sglang_lsm.pages import PageHash, PagePath
 from sglang_lsm.speed import MarginalRate, Rate
 
 FIRST_PART_BYTES = 4 << 20
@@ -39,7 +39,10 @@ ATTEMPT_INTERVAL_S = 10.0
 ATTEMPT_TIME_RATIO = 100.0
 """An attempt that took 1 s is followed by 100 s without one."""
 FORGET_LOAD_S = 5.0
-"""A load that was granted and neither begins nor goes on for so long was called off."""
+"""A load that was granted and has not begun after so long without any reading was called off."""
+
+MAX_WAITING = 1024
+"""Answers that are remembered, in case SGLang asks again for a request that waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +85,7 @@ def pages_worth_loading(
 
 @dataclass(slots=True)
 class GateFigures:
-    """Totals since the start, in pages."""
+    """Totals since the start, in pages. Who asks again counts when the answer is another."""
 
     pages_found: int = 0
     """Leading pages that were stored when a request asked."""
@@ -98,15 +101,29 @@ class GateFigures:
         return " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Load:
-    path: PagePath
+    start: int
+    first: PageHash
+    """Name of its first page. Not the whole path, as many are remembered."""
     num_left: int
     left_s: float
     """Of the wait that SGLang grants."""
-    seen_s: float
+    granted_s: float
     is_attempt: bool = False
     num_parts: int = 0
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What a request was told that may ask again."""
+
+    load: _Load | None
+    """What of it is loaded, if anything."""
+    until_s: float
+    """When the others will have been computed."""
+    compute_s: float
+    """How long that takes."""
 
 
 class LoadGate:
@@ -135,8 +152,12 @@ class LoadGate:
         self._read = Rate(window=max(8.0, READ_WINDOW_BYTES / page_bytes))
         self._prefill = MarginalRate(window=PREFILL_WINDOW_TOKENS, enough=PREFILL_ENOUGH_TOKENS)
         self._loads: deque[_Load] = deque()
+        self._read_until_s = clock()
+        """When the disk was last seen reading, or will be done with the part it reads now."""
         self._computing_until_s = clock()
         """When what was declined will have been computed."""
+        self._answers: dict[tuple[bytes, ...], _Answer] = {}
+        """By path, the latest last."""
         self._next_attempt_s = clock()
         self._figures = GateFigures()
         self._lock = threading.Lock()
@@ -157,15 +178,19 @@ class LoadGate:
             return GateFigures(*(getattr(self._figures, f.name) for f in fields(GateFigures)))
 
     def grant(self, path: PagePath, num_hits: int) -> int:
-        """Return how many of the `num_hits` leading pages of a call to load; expect that load."""
+        """Return how many of the `num_hits` leading pages of a call to load; expect that load.
+
+        SGLang asks again for a request that waits: then what was expected of it before, a load and
+        the computing of the rest, is neither before it nor expected twice.
+        """
         with self._lock:
             self._forget_ended()
+            before = self._take_back(path)
             num_queued = sum(load.num_left for load in self._loads)
             limit_s = self._wait_limit_s(num_hits * self._page_tokens)
-            speeds = self._speeds()
             num_pages = pages_worth_loading(
                 num_hits,
-                speeds,
+                self._speeds(),
                 num_queued=num_queued,
                 compute_wait_s=self._compute_wait_s(),
                 limit_s=limit_s,
@@ -174,12 +199,22 @@ class LoadGate:
             is_attempt = is_attempt and self._clock() >= self._next_attempt_s
             if is_attempt:
                 num_pages = num_hits
-                self._figures.attempts += 1
+            load = None
+            if num_pages:
+                first = path.hashes[path.start]
+                load = _Load(path.start, first, num_pages, limit_s, self._clock(), is_attempt)
+                self._loads.append(load)
+            if before is not None and (before.load is None) == (load is None):
+                before.load = load
+                self._computing_until_s += before.compute_s
+                self._remember(path, before)
+                return num_pages
+            self._figures.attempts += is_attempt
             self._figures.pages_found += num_hits
             self._figures.pages_declined += num_hits - num_pages
-            self._computes(num_hits - num_pages)
-            if num_pages:
-                self._loads.append(_Load(path, num_pages, limit_s, self._clock(), is_attempt))
+            compute_s = self._computes(num_hits - num_pages)
+            if num_hits:
+                self._remember(path, _Answer(load, self._computing_until_s, compute_s))
             return num_pages
 
     def begin(self, path: PagePath) -> "Reading":
@@ -189,8 +224,9 @@ class LoadGate:
         """
         with self._lock:
             self._forget_ended()
+            self._read_until_s = max(self._read_until_s, self._clock())
             if not any(_belongs(path, load) for load in self._loads):
-                return Reading(self, _Load(path, 0, float("inf"), self._clock()))
+                return Reading(self, _Load(path.start, b"", 0, float("inf"), self._clock()))
             while not _belongs(path, self._loads[0]):
                 self._loads.popleft()
             return Reading(self, self._loads[0])
@@ -198,10 +234,11 @@ class LoadGate:
     def _compute_wait_s(self) -> float:
         return max(0.0, self._computing_until_s - self._clock())
 
-    def _computes(self, num_pages: int) -> None:
-        """Note pages that are not loaded, so that they are computed."""
-        wait_s = self._compute_wait_s() + num_pages * (self._speeds().compute_s or 0.0)
-        self._computing_until_s = self._clock() + wait_s
+    def _computes(self, num_pages: int) -> float:
+        """Note pages that are not loaded, so that they are computed; return how long that takes."""
+        compute_s = num_pages * (self._speeds().compute_s or 0.0)
+        self._computing_until_s = self._clock() + self._compute_wait_s() + compute_s
+        return compute_s
 
     def _speeds(self) -> Speeds:
         token_s = self._prefill.seconds_per_unit
@@ -212,8 +249,34 @@ class LoadGate:
 
     def _forget_ended(self) -> None:
         oldest_s = self._clock() - FORGET_LOAD_S
-        waiting = (load for load in self._loads if load.num_left and load.seen_s >= oldest_s)
-        self._loads = deque(waiting)
+        # While something is read, what comes after it waits for its turn.
+        is_reading = self._read_until_s >= oldest_s
+        self._loads = deque(
+            load
+            for load in self._loads
+            if load.num_left and (is_reading or load.granted_s >= oldest_s)
+        )
+
+    def _take_back(self, path: PagePath) -> _Answer | None:
+        """Return what a request of this path was told and still waits for; expect none of it."""
+        answer, now_s = self._answers.pop(_name(path), None), self._clock()
+        if answer is None:
+            return None
+        if answer.load is None:
+            if answer.until_s <= now_s:
+                return None
+        elif answer.load.num_parts or answer.load not in self._loads:
+            return None
+        else:
+            self._loads.remove(answer.load)
+        answer.compute_s = min(answer.compute_s, max(0.0, answer.until_s - now_s))
+        self._computing_until_s -= answer.compute_s
+        return answer
+
+    def _remember(self, path: PagePath, answer: _Answer) -> None:
+        self._answers[_name(path)] = answer
+        if len(self._answers) > MAX_WAITING:
+            del self._answers[next(iter(self._answers))]
 
     def _next_part(self, load: _Load, num_left: int, num_bytes: int) -> int:
         with self._lock:
@@ -232,25 +295,32 @@ class LoadGate:
                 return 0
             part_bytes = min(FIRST_PART_BYTES << min(load.num_parts, 10), LARGEST_PART_BYTES)
             load.num_parts += 1
-            return max(1, min(num_worth, num_left * part_bytes // max(1, num_bytes)))
+            num_pages = max(1, min(num_worth, num_left * part_bytes // max(1, num_bytes)))
+            self._read_until_s = self._clock() + num_pages * (self._speeds().read_s or 0.0)
+            return num_pages
 
     def _was_read(self, load: _Load, num_pages: int, seconds: float) -> None:
         with self._lock:
-            load.seen_s = self._clock()
+            self._read_until_s = self._clock()
             load.num_left = max(0, load.num_left - num_pages)
             load.left_s -= seconds
             if load.is_attempt and load.num_parts == 1:
                 # What was seen before is what the attempt is to check.
                 self._read.forget()
             self._read.observe(num_pages, seconds)
-            self._next_attempt_s = load.seen_s + max(
+            self._next_attempt_s = self._read_until_s + max(
                 ATTEMPT_INTERVAL_S, ATTEMPT_TIME_RATIO * seconds
             )
 
 
+def _name(path: PagePath) -> tuple[bytes, ...]:
+    # The last hash covers all pages before it. What memory holds of them may change in between.
+    return (path.namespace, *path.hashes[-1:])
+
+
 def _belongs(path: PagePath, load: _Load) -> bool:
-    start = load.path.start
-    return start <= path.start < len(path.hashes) and path.hashes[start] == load.path.hashes[start]
+    is_behind = load.start <= path.start < len(path.hashes)
+    return is_behind and path.hashes[load.start] == load.first
 
 
 class Reading:

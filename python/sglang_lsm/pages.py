@@ -31,12 +31,14 @@ HASH_BYTES = 32
 class Fingerprint:
     """Everything beside the tokens that decides the bytes of a page.
 
-    Two servers may share pages if and only if their fingerprints are equal. Not in it: the salt and
-    LoRA of a request, which SGLang folds into the page hashes.
+    Two servers may share pages if and only if their fingerprints are equal. Not in it: the salt
+    and LoRA of a request, which SGLang folds into the page hashes. Of a LoRA that is the name and
+    the path, so the weights that lie there belong to `model`.
     """
 
     model: str
-    """Digest of the weights' identity; the served name alone would survive a change of weights."""
+    """Digest of the weights' identity, adapters included; the served name alone would survive a
+    change of weights."""
     kv_dtype: str
     layout: str
     """Byte order inside a page, by SGLang's name: `page_first`, `page_first_direct`, ..."""

@@ -52,14 +52,7 @@ from sglang_lsm.index.rocks import RocksIndex
 from sglang_lsm.lookup import check_counts, missing_pages, num_present, stored_pages
 from sglang_lsm.observability.access_trace import AccessTrace
 from sglang_lsm.observability.counters import Counters, StoreStats
-from sglang_lsm.pages import (
-    Fingerprint,
-    Location,
-    NamespaceId,
-    PageBuffer,
-    PagePath,
-    StoredPage,
-)
+from sglang_lsm.pages import Fingerprint, Location, NamespaceId, PageBuffer, PagePath, StoredPage
 from sglang_lsm.periodic import Periodic
 from sglang_lsm.recovery import KeptTable, keep_table, rebuild_index, take_table
 from sglang_lsm.room import Room
@@ -385,13 +378,17 @@ class Store:
             self._catalog.forget_ranges([namespace])
 
     def stats(self) -> StoreStats:
-        """Return totals and sizes. O(number of segments), touches no disk."""
+        """Return totals and sizes. O(number of segments); may wait for a write to the index."""
         stats = self._counters.snapshot(self._log.spending.totals())
         stats.num_segments = len(self._log.segment_ids())
         stats.num_pages = sum(self._catalog.live_pages().values())
-        stats.allocated_bytes = self._log.allocated_bytes()
+        stats.allocated_bytes = self.allocated_bytes()
         stats.quota_bytes = self.config.quota_bytes
         return stats
+
+    def allocated_bytes(self) -> int:
+        """Return the bytes of disk that are taken. O(number of segments), waits for no write."""
+        return self._log.allocated_bytes()
 
     def tune(self, config: StoreConfig) -> None:
         """Go on with `config`, which differs in live settings only (`config.require_live`).

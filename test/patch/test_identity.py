@@ -1,12 +1,13 @@
 """Equal identity means equal weights; any doubt gives another identity."""
 
 import dataclasses
+import json
 import os
 import shutil
 
 import pytest
 
-from sglang_lsm_patch.identity import model_identity
+from sglang_lsm_patch.identity import FILES, model_identity
 from sglang_lsm_patch.options import ModelSource
 
 
@@ -36,6 +37,7 @@ CHANGES = {
     "another file": lambda folder: (folder / "model-2.safetensors").write_bytes(b""),
     "renamed": lambda folder: (folder / "model-1.safetensors").rename(folder / "m.safetensors"),
     "quantized": lambda folder: (folder / "hf_quant_config.json").write_text("{}"),
+    "other code": lambda folder: (folder / "modeling_own.py").write_text("scale = 2"),
 }
 
 
@@ -54,7 +56,9 @@ def test_changed_weights_are_another_model(source, folder, change):
     assert model_identity(source) != before
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(ModelSource)][1:])
+@pytest.mark.parametrize(
+    "field", {f.name for f in dataclasses.fields(ModelSource)} - {"model_path", "lora_paths"}
+)
 def test_each_option_that_decides_the_kv_decides_the_identity(source, field):
     assert model_identity(dataclasses.replace(source, **{field: "x"})) != model_identity(source)
 
@@ -70,13 +74,70 @@ def test_another_way_to_the_same_folder_is_the_same_model(source, folder, tmp_pa
     assert model_identity(ModelSource(model_path=str(tmp_path / "link"))) == model_identity(source)
 
 
-def test_changed_scales_are_another_model(source, tmp_path):
-    scales = tmp_path / "scales.json"
-    scales.write_text("{}")
-    scaled = dataclasses.replace(source, quantization_param_path=str(scales))
-    before = model_identity(scaled)
-    touch(scales)
-    assert model_identity(scaled) != before
+@pytest.mark.parametrize("field", FILES)
+def test_a_changed_file_beside_the_weights_is_another_model(source, tmp_path, field):
+    file = tmp_path / "file"
+    file.write_text("{}")
+    given = dataclasses.replace(source, **{field: str(file)})
+    before = model_identity(given)
+    assert model_identity(given) == before
+    touch(file)
+    assert model_identity(given) != before
+
+
+def test_changed_shards_that_the_loader_was_pointed_to_are_another_model(source, tmp_path):
+    shard = tmp_path / "shards" / "0.safetensors"
+    shard.parent.mkdir()
+    shard.write_bytes(bytes(10))
+    extra = json.dumps({"presharded_path": str(shard.parent), "max_file_bytes": 10})
+    given = dataclasses.replace(source, model_loader_extra_config=extra)
+    before = model_identity(given)
+    assert model_identity(given) == before
+    touch(shard)
+    assert model_identity(given) != before
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    (adapter / "adapter_model.safetensors").write_bytes(bytes(10))
+    return adapter
+
+
+ADAPTER_CHANGES = {
+    "weights": lambda adapter: touch(adapter / "adapter_model.safetensors"),
+    "config": lambda adapter: (adapter / "adapter_config.json").write_text('{"r": 9}'),
+    "tokens": lambda adapter: (adapter / "added_tokens.json").write_text('{"<a>": 1}'),
+}
+
+
+@pytest.mark.parametrize("change", ADAPTER_CHANGES)
+def test_an_adapter_replaced_in_place_is_not_the_adapter_of_before(source, adapter, change):
+    """SGLang's id of an adapter is a digest of its name and path, and that alone is in the hashes
+    of its pages: after a restart the old adapter's KV was found for the new one."""
+    adapted = dataclasses.replace(source, lora_paths=json.dumps({"a": str(adapter)}))
+    before = model_identity(adapted)
+    assert model_identity(adapted) == before != model_identity(source)
+    ADAPTER_CHANGES[change](adapter)
+    assert model_identity(adapted) != before
+
+
+def test_an_adapter_that_cannot_be_located_is_new_each_time(source, hub, caplog):
+    adapted = dataclasses.replace(source, lora_paths=json.dumps({"a": "org/no-such-adapter"}))
+    assert model_identity(adapted) != model_identity(adapted)
+    assert "cannot locate the weights" in caplog.text
+
+
+def test_an_adapter_loaded_while_serving_has_an_id_of_its_own():
+    """No identity covers those, so their pages must not be found under an id of before."""
+    from sglang.srt.lora.lora_registry import LoRARef
+    from sglang.srt.managers.io_struct import LoadLoRAAdapterReqInput
+
+    ids = {LoRARef(lora_name="a", lora_path="/a").lora_id for _ in range(2)}
+    assert len(ids) == 2
+    assert LoadLoRAAdapterReqInput(lora_name="a", lora_path="/a").lora_id is None
 
 
 @pytest.fixture
@@ -115,6 +176,45 @@ def test_weights_that_cannot_be_located_are_new_each_time(path, hub, caplog):
     source = ModelSource(model_path=path)
     assert model_identity(source) != model_identity(source)
     assert "cannot locate the weights" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"load_format": "remote_instance"}, {"weight_cache_mode": "client"}],
+)
+def test_weights_that_another_process_hands_over_are_new_each_time(source, elsewhere):
+    """The files at the model's path need not be the ones which that process has loaded."""
+    given = dataclasses.replace(source, **elsewhere)
+    assert model_identity(given) != model_identity(given)
+
+
+def test_a_folder_without_weights_is_new_each_time_unless_they_are_made_up(source, folder):
+    (folder / "model-1.safetensors").unlink()
+    assert model_identity(source) != model_identity(source)
+    made_up = dataclasses.replace(source, load_format="dummy")
+    assert model_identity(made_up) == model_identity(made_up)
+
+
+def test_weights_downloaded_to_a_folder_are_looked_for_there(hub, tmp_path):
+    download = tmp_path / "download"
+    given = ModelSource(model_path="org/model", download_dir=str(download))
+    assert model_identity(given) != model_identity(given)
+    shutil.copytree(hub, download / hub.name, symlinks=True)
+    (download / hub.name / "snapshots" / "c0ffee" / "config.json").unlink()
+    before = model_identity(given)
+    assert model_identity(given) == before
+    blobs = download / hub.name / "blobs"
+    (blobs / "bb").rename(blobs / "cc")
+    weights = download / hub.name / "snapshots" / "c0ffee" / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to("../../blobs/cc")
+    assert model_identity(given) != before
+
+
+def test_another_hub_is_not_looked_up_in_this_one(hub, monkeypatch):
+    monkeypatch.setenv("SGLANG_USE_MODELSCOPE", "true")
+    source = ModelSource(model_path="org/model")
+    assert model_identity(source) != model_identity(source)
 
 
 def test_no_model_at_all_is_still_an_identity():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -91,6 +92,22 @@ def test_without_a_host_tier_pages_pass_through_a_buffer(settings):
         assert fields.get("hicache_host_memory_mode") == mode
 
 
+KV_UNCHANGED = frozenset(Path(__file__).with_name("fields_beside_kv.txt").read_text().split())
+"""SGLang's fields that leave the KV of a token as it is, or stand in the fingerprint by ranks and
+sizes, or name weights that `identity` takes for unknown in any case."""
+
+
+def test_every_field_of_sglang_is_known_to_decide_the_kv_or_not_to(settings):
+    """A new one has to be looked at: left out by mistake, pages of other KV are hit."""
+    import msgspec
+    from sglang.srt.server_args import ServerArgs
+
+    decisive = {*type(settings.model).__dataclass_fields__}
+    fields = {field.name for field in msgspec.structs.fields(ServerArgs)}
+    assert fields - decisive - KV_UNCHANGED == set()
+    assert decisive & KV_UNCHANGED == set() and fields >= KV_UNCHANGED
+
+
 def test_every_field_named_here_is_one_of_sglang(settings):
     """A renamed field would make a conflict pass unseen, and a default be set in vain."""
     import msgspec
@@ -132,6 +149,29 @@ def test_ranks_of_a_node(given, ranks):
 def test_the_model_source_takes_what_was_given():
     source = resolve.model_source({"model_path": "m", "revision": None, "quantization": "fp8"})
     assert (source.model_path, source.revision, source.quantization) == ("m", "", "fp8")
+    given = {"modelopt_quant": {"a": 1}, "kt_num_gpu_experts": 0, "quantize_and_serve": False}
+    source = resolve.model_source({**given, "lora_target_modules": {"v_proj", "q_proj"}})
+    assert (source.modelopt_quant, source.kt_num_gpu_experts) == ('{"a": 1}', "0")
+    assert (source.quantize_and_serve, source.lora_paths) == ("", "")
+    assert source.lora_target_modules == '["q_proj", "v_proj"]'
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {"b": "/b", "/a=1": "/a=1"},
+        ["b=/b", {"lora_name": "/a=1", "lora_path": "/a=1", "pinned": True}],
+        ({"lora_name": "/a=1", "lora_path": "/a=1"}, {"lora_name": "b", "lora_path": "/b"}),
+    ],
+)
+def test_adapters_are_the_same_in_each_form_they_are_given(paths):
+    source = resolve.model_source({"lora_paths": paths})
+    assert json.loads(source.lora_paths) == {"b": "/b", "/a=1": "/a=1"}
+    assert source == resolve.model_source({"lora_paths": {"/a=1": "/a=1", "b": "/b"}})
+
+
+def test_an_adapter_without_a_name_is_named_by_its_path():
+    assert resolve.model_source({"lora_paths": ["/a"]}).lora_paths == '{"/a": "/a"}'
 
 
 @pytest.mark.parametrize(

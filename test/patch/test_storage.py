@@ -335,6 +335,21 @@ def test_no_stats_when_metrics_are_off(make_storage):
     assert make_storage(mha_pool(), enable_storage_metrics=False).get_stats() is None
 
 
+def test_the_figures_do_not_wait_for_a_write_to_the_index(make_storage):
+    """The scheduler asks for them every 5 s. They counted the stored pages, under the lock that
+    writes of the index hold: on a slow disk all requests stood still."""
+    storage = make_storage(mha_pool())
+    storage.batch_set_v1(ROOT_TO_LEAF[:3], slots([0, 1, 2]), info([]))
+    told = []
+    asking = threading.Thread(target=lambda: told.append(storage.figures()), daemon=True)
+    with storage._store._catalog._lock:
+        asking.start()
+        asking.join(10)
+        assert len(told) == 1
+    assert 0 < told[0].bytes == storage._store.stats().allocated_bytes
+    assert told[0].quota_bytes == storage._store.stats().quota_bytes
+
+
 def test_the_log_says_in_one_line_that_the_tier_is_on(make_storage, settings, caplog):
     with caplog.at_level("INFO", logger="sglang_lsm_patch.storage"):
         make_storage(mha_pool())
