@@ -45,6 +45,11 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
 
     # Until the host tier is set up; upstream's constructor calls `_reset_full` before that.
     _eviction: EvictionPath | None = None
+    _weights_are_changing = False
+    _may_hold_old_pages = False
+    """Pages of other weights than the model's may be in memory, so nothing is read or written."""
+    _has_other_weights = False
+    """Than those at the model's path, whose name stored pages have at first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Build upstream's cache."""
@@ -63,7 +68,13 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
 
     def attach_storage_backend(self, *args: Any, **kwargs: Any) -> tuple[bool, str]:
         """Attach a disk tier at runtime. What the host tier holds already is not written."""
+        before = self._lsm_storage()
         result = super().attach_storage_backend(*args, **kwargs)
+        backend = self._lsm_storage()
+        if backend is not None and backend is not before and self._has_other_weights:
+            backend.weights_change()
+            if not self._may_hold_old_pages:
+                backend.weights_changed()
         if self._eviction is None:
             self._start_storage()
         return result  # type: ignore[no-any-return]
@@ -91,21 +102,55 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         super().shutdown()
 
     def weights_change(self) -> None:
-        """Write what is due under the old weights' name; later pages get a name of their own.
+        """Write what is due under the old weights' name; then keep and find nothing.
 
-        Called before SGLang loads other weights. It empties the host tier afterwards; what it keeps
-        there, because requests are running, is not written.
+        Called before SGLang changes weights, once or several times until it is done.
         """
         self._stop_eviction()
+        self._weights_are_changing = self._may_hold_old_pages = self._has_other_weights = True
         backend = self._lsm_storage()
         if backend is not None:
             backend.weights_change()
+
+    def weights_changed(self, *, is_idle: bool) -> None:
+        """Go on under a new name, at once or when SGLang has emptied the device and host tiers.
+
+        It need not empty them after an update, and refuses while requests are running.
+
+        Args:
+            is_idle: no request is running, and no page is on its way between tiers.
+        """
+        self._weights_are_changing = False
+        if not self._may_hold_old_pages:
+            return
+        if is_idle and self._is_empty():
+            self._go_on_with_new_weights()
+        elif self._lsm_storage() is not None:
+            logger.warning("kv storage is off until /flush_cache: memory holds old weights' pages.")
+
+    def _is_empty(self) -> bool:
+        """Return whether neither device nor host memory holds a page."""
+        if self.cache_controller is None:
+            return False
+        host = self.cache_controller.mem_pool_host
+        return not any(self.total_size()) and host.available_size() == host.size
+
+    def _go_on_with_new_weights(self) -> None:
+        self._may_hold_old_pages = False
+        # SGLang's book of what is stored, kept without a host tier, knows pages by their tokens.
+        self.storage_existence_cache.clear()
+        backend = self._lsm_storage()
+        if backend is not None:
+            backend.weights_changed()
             self._start_eviction()
 
     def _reset_full(self) -> None:
         if self._eviction is not None:
             self._eviction.empty()
         super()._reset_full()
+        # By now SGLang has joined its storage threads and emptied their queues.
+        if self._may_hold_old_pages and not self._weights_are_changing:
+            self._go_on_with_new_weights()
 
     def note_prefills(self, *, num_tokens: int, seconds: float) -> None:
         """Take in SGLang's totals of tokens that were computed, and of the time that took."""
@@ -135,7 +180,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         if backend is not None:
             let_this_rank_write(self.cache_controller)
         target = None
-        if backend is not None and self._writes_on_eviction():
+        if backend is not None and self._writes_on_eviction() and not self._may_hold_old_pages:
             allocator = self.token_to_kv_pool_allocator
             # Else pages do not start at multiples of their size, and cannot be gathered whole.
             is_paged = allocator.page_size == self.page_size
@@ -182,6 +227,8 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
 
     def write_backup_storage(self, node_id: int) -> None:
         """Take note of pages that reached the host tier; or hand them to SGLang's backup thread."""
+        if self._lsm_storage() is not None and self._may_hold_old_pages:
+            return
         if not self._writes_on_eviction():
             super().write_backup_storage(node_id)
             return

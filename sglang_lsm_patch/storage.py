@@ -47,6 +47,9 @@ from sglang_lsm_patch.recency import HitQueue, PathOfHit
 
 logger = logging.getLogger(__name__)
 
+UPDATED = "-updated-"
+"""Stands in the name of a model whose weights were changed while it was served."""
+
 T = TypeVar("T")
 ExtraInfo = HiCacheStorageExtraInfo | None
 
@@ -92,6 +95,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         self._namespace = NamespaceId(b"")
         self._pools = Pools()
         self._unheld: list[str] = []
+        self._weights_are_changing = False
         self._gate: LoadGate | None = None
         self._wait_limit_s: Callable[[int], float] = lambda _num_tokens: float("inf")
         self._hits = HitQueue(lambda path: self._ready().touch(path))
@@ -163,19 +167,29 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         return True
 
     def weights_change(self) -> None:
-        """Give pages a new name, since they come from other weights than those at the model's path.
+        """Keep and find nothing until `weights_changed`: each call is a miss.
 
-        The name is of this process alone: which weights they are cannot be told, so that none of
-        their pages is found after a restart.
+        Called before other weights are loaded. A write that has begun ends under the name of the
+        weights its pages come from; what waits behind it may be of either.
         """
-        if self._fingerprint is None:
-            return
-        self._pools.rename_model(f"{self._fingerprint.model}-updated-{uuid.uuid4().hex}")
-        self._fingerprint = self._pools.all()[0].fingerprint
-        self._namespace = self._fingerprint.namespace
+        self._weights_are_changing = True
+
+    def weights_changed(self) -> None:
+        """Go on under a new name, since pages come from other weights than the model path's.
+
+        To be called when no page of other weights is in memory or on its way to disk. The name is
+        of this process alone: which weights they are cannot be told, so that none of their pages is
+        found after a restart.
+        """
+        if self._fingerprint is not None:
+            model = self._fingerprint.model.partition(UPDATED)[0]
+            self._pools.rename_model(f"{model}{UPDATED}{uuid.uuid4().hex}")
+            self._fingerprint = self._pools.all()[0].fingerprint
+            self._namespace = self._fingerprint.namespace
+        self._weights_are_changing = False
         for pool in self._pools.all():
             self._or_miss("register", False, partial(self._register, pool.fingerprint))
-        logger.info("weights change, pages get a new name. namespace=%s", self._namespace.hex())
+        logger.info("weights changed, pages get a new name. namespace=%s", self._namespace.hex())
 
     def waits_for_loads(self, limit_s: Callable[[int], float]) -> None:
         """Note how long SGLang waits for a load of so many tokens, in seconds."""
@@ -518,6 +532,8 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
             raise ClosedError("the disk tier is not open")
         if self._unheld:
             raise UnavailableError(f"a pool cannot be kept on disk. pools={self._unheld}")
+        if self._weights_are_changing:
+            raise UnavailableError("pages of other weights may be in memory until it is flushed")
         return self._store
 
     def _path(self, keys: Sequence[str], extra_info: ExtraInfo) -> PagePath:

@@ -375,16 +375,43 @@ def test_other_weights_never_find_the_pages_of_the_first(make_storage):
     pool = mha_pool()
     storage = make_storage(pool)
     storage.batch_set_v1(ROOT_TO_LEAF[:2], slots([0, 1]), info([]))
-    storage.weights_change()
-    assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
-    storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([2]), info([]))
-    assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 1
-    storage.weights_change()
-    assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
+    for _ in range(2):
+        storage.weights_change()
+        storage.weights_changed()
+        assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
+        storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([2]), info([]))
+        assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 1
     storage.close()
     # After a restart the weights are those at the model's path again.
     assert make_storage(pool).batch_exists(ROOT_TO_LEAF[:2], info([])) == 2
     assert storage.miss_counts() == {}
+
+
+def test_while_weights_change_nothing_is_found_or_kept(make_storage):
+    """Pages of the old weights that SGLang's queue still held were written under the new name."""
+    from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer
+
+    pool, swa = mha_pool(), mha_pool()
+    storage = make_storage(pool)
+    storage.register_mem_host_pool_v2(swa, PoolName.SWA)
+    keys = ROOT_TO_LEAF[:2]
+    window = [PoolTransfer(name=PoolName.SWA, host_indices=slots([0, 1]), keys=keys)]
+
+    def write():
+        written = storage.batch_set_v1(keys, slots([0, 1]), info([]))
+        return written + storage.batch_set_v2(window, info([]))[PoolName.SWA]
+
+    assert all(write())
+    storage.weights_change()
+    assert storage.batch_exists(keys, info([])) == 0
+    assert not any(storage.batch_get_v1(keys, slots([0, 1]), info([])))
+    assert not any(storage.batch_get_v2(window, info([]))[PoolName.SWA])
+    assert not any(write())
+    storage.weights_changed()
+    assert storage.batch_exists(keys, info([])) == 0
+    assert storage.batch_exists_v2(keys, window, info([])).kv_hit_pages == 0
+    assert all(write())
+    assert storage.batch_exists_v2(keys, window, info([])).kv_hit_pages == 2
 
 
 def test_pages_hit_above_outlive_those_that_were_not(make_storage, settings):
