@@ -85,8 +85,9 @@ class EvictionPath:
             num_pages=target.num_pages, pages_per_hit=target.config.pages_per_hit
         )
         self._ahead = AheadQueue(self._ledger, least_ready=num_ready, worthwhile=self._worthwhile)
-        self._ring = StagingRing(page_bytes=page_bytes, num_pages=num_staged)
-        num_staged += target.device.num_pages if target.device is not None else 0
+        self._ring = _staging_ring(page_bytes, num_staged)
+        self._device = target.device
+        num_staged += self._device.num_pages if self._device is not None else 0
         self._writer = WriteBehind(target.store, max_pages=self._max_in_flight + num_staged)
         self._ended: deque[tuple[Pages, Generations, Outcome]] = deque()
         self._meter, self._figures = meter or Meter(), EvictionFigures()
@@ -155,8 +156,7 @@ class EvictionPath:
             keys: page hashes, hexadecimal.
             prefix: those of all pages before them.
         """
-        device = self._target.device
-        if device is None:
+        if self._device is None:
             return
         with self._meter:
             part, size = self._named(keys, prefix), self._target.page_size
@@ -164,16 +164,21 @@ class EvictionPath:
                 return
             self._figures.device_pages += len(keys)
             start = 0
-            while start < len(keys):
-                copied = device.take(slots[start * size :])
-                if copied is None:
-                    self._figures.device_pages_dropped += len(keys) - start
-                    break
-                end = start + len(copied.pages)
-                hashes = part.path_to(part.depth + end)
-                path = PagePath(self._target.namespace, hashes, part.depth + start)
-                self._queue_copied(path, copied)
-                start = end
+            try:
+                while start < len(keys):
+                    copied = self._device.take(slots[start * size :])
+                    if copied is None:
+                        break
+                    end = start + len(copied.pages)
+                    hashes = part.path_to(part.depth + end)
+                    path = PagePath(self._target.namespace, hashes, part.depth + start)
+                    start = end
+                    self._queue_copied(path, copied)
+            except Exception as error:
+                # Of torch, of a compiler, of the GPU: none of it is a reason to end the scheduler.
+                logger.exception("device pages are not copied any more. reason=%s", error)
+                self._device = None
+            self._figures.device_pages_dropped += len(keys) - start
 
     def step(self, num_free_slots: int) -> int:
         """Write what is due; called once a scheduler step.
@@ -338,10 +343,10 @@ class EvictionPath:
 
         job = WriteJob(path=path, pages=pages, done=lambda _outcome: copied.give_back())
         if not self._writer.submit(job):
+            self._figures.device_pages_dropped += path.num_pages
             # The copy may be under way, and the place must not be filled twice at once.
             copied.wait()
             copied.give_back()
-            self._figures.device_pages_dropped += path.num_pages
 
     def _settle(self) -> None:
         """Enter into the ledger which writes have ended."""
@@ -400,3 +405,12 @@ class EvictionPath:
 
     def _unwritten(self) -> Pages:
         return self._ledger.unwritten(np.arange(self._ledger.num_pages))
+
+
+def _staging_ring(page_bytes: int, num_pages: int) -> StagingRing:
+    """Return a ring of that size, or one without places where memory is short."""
+    try:
+        return StagingRing(page_bytes=page_bytes, num_pages=num_pages)
+    except StoreError as error:
+        logger.warning("pages that leave memory before they are on disk are lost. reason=%s", error)
+        return StagingRing(page_bytes=page_bytes, num_pages=0)

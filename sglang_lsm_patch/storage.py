@@ -36,7 +36,7 @@ from sglang_lsm.pages import Fingerprint, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.store import Store
 
 from sglang_lsm_patch.arguments import flat_page, one_per_key, page_path
-from sglang_lsm_patch.device_pages import DevicePages, plain_pool
+from sglang_lsm_patch.device_pages import DevicePages, pages_beside
 from sglang_lsm_patch.eviction import EvictionTarget
 from sglang_lsm_patch.fingerprint import fingerprint_of, rank_directory
 from sglang_lsm_patch.host_pages import HostPages, host_pages
@@ -221,6 +221,10 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         if self._pools.sidecars():
             return None
 
+        def device_pages() -> DevicePages | None:
+            pool, write = self.mem_pool_host, self._settings.write
+            return pages_beside(device_pool, pool, staging_bytes=write.staging_bytes, stream=stream)
+
         def target() -> EvictionTarget:
             pool = self.mem_pool_host
             self._ready()
@@ -232,23 +236,10 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
                 page_size=pool.page_size,
                 num_pages=pool.size // pool.page_size,
                 config=self._settings.write,
-                device=self._device_pages(device_pool, pages, stream),
+                device=self._or_miss("device_pages", None, device_pages),
             )
 
         return self._or_miss("eviction_target", None, target)
-
-    def _device_pages(
-        self, device_pool: Any, pages: HostPages, stream: Callable[[], Any]
-    ) -> DevicePages | None:
-        paged = plain_pool(device_pool, self.mem_pool_host)
-        if paged is None or paged.page_bytes != pages.page_bytes:
-            return None
-        return DevicePages(
-            paged,
-            layout=self.mem_pool_host.layout,
-            staging_bytes=self._settings.write.staging_bytes,
-            stream=stream,
-        )
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
         """Learn of a pool beside the KV pool; a model with one that cannot be kept never hits."""

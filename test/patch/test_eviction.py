@@ -476,6 +476,38 @@ def test_without_room_a_device_page_is_forgotten_and_counted(make_tiers):
     assert tiers.num_found(leaving[-1]) == 2
 
 
+def test_a_copy_from_the_device_that_fails_costs_the_pages_and_not_the_scheduler(
+    make_tiers, monkeypatch, caplog
+):
+    """A GPU that is nearly full, or a kernel that does not compile, ended the server."""
+    tiers = make_tiers()
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("no memory on the device")
+
+    monkeypatch.setattr("sglang_lsm_patch.device_pages.gather_pages_reference", fail)
+    for _ in range(3):
+        tiers.leave_device([5, 2], KEYS[:2])
+    figures = tiers.path.figures()
+    assert (figures.device_pages, figures.device_pages_dropped) == (2, 2)
+    assert sum("no memory on the device" in record.message for record in caplog.records) == 1
+    # The host tier's pages are written as before.
+    tiers.compute([0, 1], KEYS[:2])
+    tiers.give_up([0, 1])
+    assert tiers.path._writer.drain(30.0)
+    assert tiers.num_found(KEYS[:2]) == 2
+
+
+def test_without_memory_to_put_pages_aside_the_others_are_written(make_tiers):
+    tiers = make_tiers(staging_bytes=1 << 60, delay_s=0.0, ahead_share=0.0)
+    tiers.compute([0, 1], KEYS[:2])
+    assert tiers.settled_step() == 2
+    tiers.compute([2, 3], KEYS[:4], start=2)
+    tiers.give_up([2, 3])
+    assert tiers.path.figures().pages_dropped == 2
+    assert tiers.num_found(KEYS[:4]) == 2
+
+
 def test_device_pages_without_a_right_name_are_not_kept(make_tiers):
     tiers = make_tiers()
     tiers.path.leaving_device(slots([0, 1]), ["zz", KEYS[1]], [])

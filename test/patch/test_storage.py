@@ -19,7 +19,9 @@ from sglang_pools import (
     PAGE_SIZE,
     V_HEAD_DIM,
     chain,
+    host_pool_of,
     make_storage_config,
+    mha_device_pool,
     mha_pool,
     mla_pool,
     slots,
@@ -27,7 +29,7 @@ from sglang_pools import (
 
 from sglang_lsm_patch.eviction import EvictionPath
 from sglang_lsm_patch.host_pages import host_pages
-from sglang_lsm_patch.options import ModelSource
+from sglang_lsm_patch.options import ModelSource, WriteConfig
 from sglang_lsm_patch.storage import LsmStorage
 
 ROOT_TO_LEAF = chain(200)
@@ -356,6 +358,14 @@ def test_what_the_eviction_path_writes_is_found_and_figured(make_storage):
     expected = [page_content(pool, page) for page in (2, 4, 0)]
     assert all(storage.batch_get_v1(ROOT_TO_LEAF[:3], slots([1, 3, 5]), info([])))
     assert [page_content(pool, page) for page in (1, 3, 5)] == expected
+
+
+def test_without_memory_for_pages_of_the_device_the_tier_goes_on(make_storage, settings):
+    write = WriteConfig(staging_bytes=1 << 60)
+    device = mha_device_pool()
+    storage = make_storage(host_pool_of(device), of=dataclasses.replace(settings, write=write))
+    assert storage.eviction_target(device).device is None
+    assert storage.miss_counts() == {"UnavailableError": 1}
 
 
 def test_a_model_with_further_pools_is_written_through(make_storage, settings):
