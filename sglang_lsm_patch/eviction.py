@@ -218,16 +218,26 @@ class EvictionPath:
 
     def flush(self) -> None:
         """Write every page that is not on disk, parents first, within the configured time."""
-        deadline_s = self._clock() + self._config.flush_timeout_s
-        self._writer.drain(self._config.flush_timeout_s)
+        self._flush_until(self._clock() + self._config.flush_timeout_s)
+
+    def _flush_until(self, deadline_s: float) -> None:
+        is_done = self._drain_until(deadline_s)
         self._settle()
         pages = write_policy.parents_first(self._ledger, self._unwritten())
+        # One at a time, and never on this thread: a call of the disk may take for ever.
         for run in write_policy.runs(self._ledger, pages, max_pages=self._max_run):
-            if self._clock() >= deadline_s:
+            if not is_done or self._clock() >= deadline_s:
                 break
-            self._writer.write(self._pool_job(run))
+            job = self._pool_job(run)
+            if not self._writer.submit(job):
+                job.done(Outcome.DROPPED)
+                break
             self._figures.pages_flushed += len(run.pages)
+            is_done = self._drain_until(deadline_s)
         self._settle()
+
+    def _drain_until(self, deadline_s: float) -> bool:
+        return self._writer.drain(max(0.0, deadline_s - self._clock()))
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until nothing is on its way to disk; return False when that took longer."""
@@ -236,10 +246,12 @@ class EvictionPath:
     def close(self) -> None:
         """Flush, end the writer and log what was done. Idempotent; no other call may follow."""
         deadline_s = self._clock() + self._config.flush_timeout_s
-        self.flush()
+        self._flush_until(deadline_s)
         self._writer.close(max(0.0, deadline_s - self._clock()))
         self._settle()
         num_lost = len(self._unwritten())
+        # A write that the disk still holds up reads from the pool, whose pages nobody follows now.
+        self._ledger.free_all()
         logger.info("kv storage write path closed. %s pages_lost=%d", self.figures(), num_lost)
 
     def figures(self) -> EvictionFigures:

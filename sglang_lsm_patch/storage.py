@@ -44,6 +44,7 @@ from sglang_lsm_patch.misses import MissLog, TransferFigures
 from sglang_lsm_patch.options import TierSettings
 from sglang_lsm_patch.pools import Pool, Pools, no_longer_than, sidecar_pool
 from sglang_lsm_patch.recency import HitQueue, PathOfHit
+from sglang_lsm_patch.shutdown import end_within
 
 logger = logging.getLogger(__name__)
 
@@ -500,7 +501,10 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         return self._misses.counts()
 
     def close(self) -> None:
-        """Close the store; later calls are misses. Idempotent."""
+        """Close the store; later calls are misses. Idempotent.
+
+        A call that the disk holds up is waited for no longer than a flush may take.
+        """
         if self._store is not None:
             if self._hits.num_dropped:
                 logger.info("hits above came too fast. hits_dropped=%d", self._hits.num_dropped)
@@ -508,7 +512,10 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
                 logger.info("load gate closed. %s", self._gate.figures())
             if self._tuner is not None:
                 self._tuner.stop()
-            self._or_miss("close", None, self._store.close)
+            end_within(
+                self._settings.write.flush_timeout_s,
+                partial(self._or_miss, "close", None, self._store.close),
+            )
 
     def _or_miss(self, call: str, miss: T, action: Callable[[], T]) -> T:
         """Return what `action` returns, or `miss` when the store failed. The boundary."""

@@ -438,6 +438,26 @@ def test_the_end_of_the_process_writes_parents_first_and_keeps_to_its_time(make_
     assert tiers.num_found(KEYS[:4]) == 2
 
 
+@pytest.mark.parametrize("is_queued", [False, True])
+def test_a_disk_that_hangs_holds_up_neither_flush_nor_end(make_tiers, is_queued):
+    """The scheduler hung in a write of the flush, or waited for the writer's; now it goes on, and
+    what the disk takes later is not what lies in the pool by then."""
+    tiers = make_tiers(flush_timeout_s=0.01, delay_s=0.0, ahead_share=0.0)
+    tiers.compute([0, 1], KEYS[:2])
+    tiers.sink.gate.clear()
+    if is_queued:
+        tiers.step()
+    tiers.path.flush()
+    tiers.path.close()
+    tiers.closed = True
+    for page in (0, 1):
+        tiers.fill(page, b"somebody else's")
+    tiers.sink.gate.set()
+    assert tiers.path._writer.drain(30.0)
+    assert tiers.sink.names == [bytes.fromhex(key) for key in KEYS[:2]]
+    assert tiers.num_found(KEYS[:2]) == 0
+
+
 def test_a_cleared_disk_gets_the_host_tier_again(make_tiers):
     tiers = make_tiers()
     tiers.compute([0, 1], KEYS[:2])

@@ -234,6 +234,16 @@ def test_after_close_everything_is_a_miss(make_storage):
     assert storage.miss_counts() == {"ClosedError": 4}
 
 
+def test_a_call_that_the_disk_holds_up_does_not_hold_up_the_end(make_storage, settings):
+    """Detaching the tier hung the scheduler until the disk answered."""
+    write = WriteConfig(flush_timeout_s=0.01)
+    storage = make_storage(mha_pool(), of=dataclasses.replace(settings, write=write))
+    with storage._store._gate.entered():
+        storage.close()
+        assert storage.batch_exists(ROOT_TO_LEAF[:1], info([])) == 0
+    assert storage.miss_counts() == {"ClosedError": 1}
+
+
 def test_before_the_host_pool_is_known_everything_is_a_miss(settings):
     storage = LsmStorage(make_storage_config(settings), {})
     assert storage.batch_exists(ROOT_TO_LEAF[:1], info([])) == 0
