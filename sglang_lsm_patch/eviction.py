@@ -243,10 +243,15 @@ class EvictionPath:
         """Wait until nothing is on its way to disk; return False when that took longer."""
         return self._writer.drain(timeout_s)
 
-    def close(self) -> None:
-        """Flush, end the writer and log what was done. Idempotent; no other call may follow."""
-        deadline_s = self._clock() + self._config.flush_timeout_s
-        self._flush_until(deadline_s)
+    def close(self, *, flush: bool = True) -> None:
+        """End the writer, after a flush or at once, and log what was done.
+
+        Idempotent; no other call may follow.
+        """
+        deadline_s = self._clock()
+        if flush:
+            deadline_s += self._config.flush_timeout_s
+            self._flush_until(deadline_s)
         self._writer.close(max(0.0, deadline_s - self._clock()))
         self._settle()
         num_lost = len(self._unwritten())

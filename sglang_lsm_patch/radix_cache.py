@@ -102,7 +102,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         super().shutdown()
 
     def weights_change(self) -> None:
-        """Write what is due under the old weights' name; then keep and find nothing.
+        """Write what is due under the old weights' name, if it lasts; then keep and find nothing.
 
         Called before SGLang changes weights, once or several times until it is done.
         """
@@ -195,7 +195,10 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         eviction, self._eviction = self._eviction, None
         self._log_time()
         if eviction is not None:
-            eviction.close()
+            backend = self._lsm_storage()
+            # Nobody would find it.
+            is_in_vain = backend is not None and backend.name_ends_with_process
+            eviction.close(flush=not is_in_vain)
 
     def _log_time(self) -> None:
         meter, self._meter = self._meter, Meter()

@@ -7,7 +7,6 @@ process. Each failure becomes a miss and a count, in `_or_miss` and nowhere else
 
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +34,7 @@ from sglang_lsm.load_gate import GateFigures, LoadGate
 from sglang_lsm.pages import Fingerprint, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.store import Store
 
+from sglang_lsm_patch import dead_names
 from sglang_lsm_patch.arguments import flat_page, one_per_key, page_path
 from sglang_lsm_patch.device_pages import DevicePages, pages_beside
 from sglang_lsm_patch.eviction import EvictionTarget
@@ -47,9 +47,6 @@ from sglang_lsm_patch.recency import HitQueue, PathOfHit
 from sglang_lsm_patch.shutdown import end_within
 
 logger = logging.getLogger(__name__)
-
-UPDATED = "-updated-"
-"""Stands in the name of a model whose weights were changed while it was served."""
 
 T = TypeVar("T")
 ExtraInfo = HiCacheStorageExtraInfo | None
@@ -157,6 +154,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
             self._namespace.hex(), pages.page_bytes, fingerprint.page_size,
             self._settings.write_policy, fingerprint.to_json(),
         )  # fmt: skip
+        self._forget_dead_names()
         if self._config.is_mla_model and self._config.tp_size > 1:
             logger.info(
                 "KV is the same on all ranks, and each keeps a copy. tp_size=%d",
@@ -183,14 +181,26 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         found after a restart.
         """
         if self._fingerprint is not None:
-            model = self._fingerprint.model.partition(UPDATED)[0]
-            self._pools.rename_model(f"{model}{UPDATED}{uuid.uuid4().hex}")
+            self._pools.rename_model(dead_names.name_for_update(self._fingerprint.model))
             self._fingerprint = self._pools.all()[0].fingerprint
             self._namespace = self._fingerprint.namespace
         self._weights_are_changing = False
         for pool in self._pools.all():
             self._or_miss("register", False, partial(self._register, pool.fingerprint))
         logger.info("weights changed, pages get a new name. namespace=%s", self._namespace.hex())
+        self._forget_dead_names()
+
+    @property
+    def name_ends_with_process(self) -> bool:
+        """Whether no later process, nor this one after the next update, finds what is written."""
+        fingerprint = self._fingerprint
+        return fingerprint is not None and dead_names.ends_with_process(fingerprint.model)
+
+    def _forget_dead_names(self) -> None:
+        def forget() -> None:
+            dead_names.forget_dead_names(self._ready(), self._pools.namespaces)
+
+        dead_names.in_background(lambda: self._or_miss("forget", None, forget))
 
     def waits_for_loads(self, limit_s: Callable[[int], float]) -> None:
         """Note how long SGLang waits for a load of so many tokens, in seconds."""

@@ -411,6 +411,16 @@ def test_after_an_update_in_an_emptied_tree_the_tier_goes_on_at_once(make_servin
     assert (cache._eviction is not None) == (storage.write_policy == "evict")
 
 
+def test_pages_that_nobody_will_find_are_not_written_before_the_next_update(make_serving):
+    cache, storage = make_serving()
+    cache.weights_change()
+    cache.reset()
+    cache.weights_changed(is_idle=True)
+    to_host_tier(cache, OLD)
+    cache.weights_change()
+    assert storage._store.stats().num_pages == 0
+
+
 def test_a_tier_attached_after_an_update_knows_of_it(make_serving, monkeypatch):
     """It would take the weights for those at the model's path, also in the next process."""
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache

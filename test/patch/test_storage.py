@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sglang_lsm.config import MIB
 from sglang_lsm.errors import ConfigError, FormatVersionError
+from sglang_lsm.pages import PagePath
 from sglang_pools import (
     HEAD_DIM,
     NUM_PAGES,
@@ -405,6 +406,32 @@ def test_other_weights_never_find_the_pages_of_the_first(make_storage):
     # After a restart the weights are those at the model's path again.
     assert make_storage(pool).batch_exists(ROOT_TO_LEAF[:2], info([])) == 2
     assert storage.miss_counts() == {}
+
+
+def test_pages_of_an_update_leave_the_disk_at_the_next_one_and_at_the_next_start(
+    make_storage, monkeypatch
+):
+    """Nobody can find them any more, and they took the room of pages that are asked for."""
+    # At once, so that nothing has to be waited for.
+    monkeypatch.setattr("sglang_lsm_patch.dead_names.in_background", lambda action: action())
+    storage = make_storage(mha_pool())
+
+    def num_stored():
+        store = storage._store
+        paths = [PagePath(namespace, []) for namespace in store.fingerprints()]
+        return sum(len(store.list_subtree(path, max_pages=100)) for path in paths)
+
+    storage.batch_set_v1(ROOT_TO_LEAF[:2], slots([0, 1]), info([]))
+    for _ in range(2):
+        storage.weights_change()
+        storage.weights_changed()
+        assert num_stored() == 2
+        storage.batch_set_v1(ROOT_TO_LEAF[:3], slots([0, 1, 2]), info([]))
+        assert num_stored() == 5
+    storage.close()
+    storage = make_storage(mha_pool())
+    assert num_stored() == 2
+    assert storage.batch_exists(ROOT_TO_LEAF[:3], info([])) == 2
 
 
 def test_while_weights_change_nothing_is_found_or_kept(make_storage):
