@@ -80,9 +80,11 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         return result  # type: ignore[no-any-return]
 
     def detach_storage_backend(self) -> tuple[bool, str]:
-        """Write what is due, then detach the disk tier."""
+        """Write what is due, then detach the disk tier; it goes on where that fails."""
         self._stop_eviction()
-        return super().detach_storage_backend()  # type: ignore[no-any-return]
+        result = super().detach_storage_backend()
+        self._start_eviction()
+        return result  # type: ignore[no-any-return]
 
     def clear_storage_backend(self) -> bool:
         """Forget the disk tier's pages; those in the host tier are written again."""

@@ -445,6 +445,30 @@ def test_a_tier_attached_after_an_update_knows_of_it(make_serving, monkeypatch):
     assert num_found(storage) == 0
 
 
+@pytest.mark.parametrize("is_detached", [False, True])
+def test_a_tier_that_could_not_be_detached_is_written_to_as_before(
+    make_serving, monkeypatch, is_detached
+):
+    """SGLang's threads did not end in time, say; nothing was written after that, without a word."""
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    cache, storage = make_serving()
+
+    def detach(self):
+        if is_detached:
+            self.cache_controller.storage_backend = None
+        return is_detached, "said why"
+
+    monkeypatch.setattr(UnifiedRadixCache, "detach_storage_backend", detach)
+    assert cache.detach_storage_backend() == (is_detached, "said why")
+    is_followed = storage.write_policy == "evict" and not is_detached
+    assert (cache._eviction is not None) == is_followed
+    if is_followed:
+        to_host_tier(cache, OLD)
+        cache._stop_eviction()
+        assert num_found(storage) == 3
+
+
 class FakeBackend:
     """Stands where the disk tier would, and notes what it is told about speed."""
 
