@@ -18,7 +18,7 @@ from sglang_lsm_patch.eviction_figures import Meter
 from sglang_lsm_patch.metrics import TierMetrics
 from sglang_lsm_patch.ranks import let_this_rank_write
 from sglang_lsm_patch.recency import RequestsSeen
-from sglang_lsm_patch.shutdown import before_sigterm
+from sglang_lsm_patch.shutdown import BeforeSigterm
 from sglang_lsm_patch.storage import LsmStorage
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         self._requests, self._meter = RequestsSeen(), Meter()
         self._prefilled: tuple[int, float] | None = None
         self._metrics: TierMetrics | None = None
+        self._sigterm = BeforeSigterm(self._stop_eviction, timeout_s=SIGTERM_TIMEOUT_S)
         super().__init__(*args, **kwargs)
 
     # Life of the host and disk tiers.
@@ -64,7 +65,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         """Set up the host and disk tiers, then what writes between them."""
         super().init_hicache(server_args, params)
         self._start_storage()
-        before_sigterm(self._stop_eviction, timeout_s=SIGTERM_TIMEOUT_S)
+        self._sigterm.install()
 
     def attach_storage_backend(self, *args: Any, **kwargs: Any) -> tuple[bool, str]:
         """Attach a disk tier at runtime. What the host tier holds already is not written."""
@@ -148,7 +149,8 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
 
     def _reset_full(self) -> None:
         if self._eviction is not None:
-            self._eviction.empty()
+            with self._sigterm.postponed():
+                self._eviction.empty()
         super()._reset_full()
         # By now SGLang has joined its storage threads and emptied their queues.
         if self._may_hold_old_pages and not self._weights_are_changing:
@@ -194,13 +196,14 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             self._eviction = EvictionPath(target, clock=time.monotonic, meter=self._meter)
 
     def _stop_eviction(self) -> None:
-        eviction, self._eviction = self._eviction, None
-        self._log_time()
-        if eviction is not None:
-            backend = self._lsm_storage()
-            # Nobody would find it.
-            is_in_vain = backend is not None and backend.name_ends_with_process
-            eviction.close(flush=not is_in_vain)
+        with self._sigterm.postponed():
+            eviction, self._eviction = self._eviction, None
+            self._log_time()
+            if eviction is not None:
+                backend = self._lsm_storage()
+                # Nobody would find it.
+                is_in_vain = backend is not None and backend.name_ends_with_process
+                eviction.close(flush=not is_in_vain)
 
     def _log_time(self) -> None:
         meter, self._meter = self._meter, Meter()
