@@ -135,13 +135,13 @@ class EvictionPath:
             for slots in values:
                 pages = self._page_numbers(slots)
                 unwritten = self._ledger.unwritten(pages)
+                known = pages[self._ledger.state[pages] != FREE]
                 self._figures.pages_given_up += len(pages)
                 self._ahead.note_given_up(len(pages))
-                self._figures.pages_given_up_clean += len(pages) - len(unwritten)
+                self._figures.pages_given_up_clean += len(known) - len(unwritten)
                 worthwhile = self._worthwhile(unwritten)
                 self._figures.pages_refused += len(unwritten) - len(worthwhile)
                 self._put_aside(worthwhile)
-                known = pages[self._ledger.state[pages] != FREE]
                 kinds = self._ledger.kind[known].tolist()
                 self._admission.left(self._ledger.names_of(known), kinds)
                 self._ledger.free(pages)

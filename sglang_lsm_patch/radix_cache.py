@@ -15,7 +15,7 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang_lsm_patch.arguments import page_hashes
 from sglang_lsm_patch.eviction import EvictionPath
 from sglang_lsm_patch.eviction_figures import Meter
-from sglang_lsm_patch.metrics import TierMetrics
+from sglang_lsm_patch.metrics import COUNTERS, TierMetrics
 from sglang_lsm_patch.ranks import let_this_rank_write
 from sglang_lsm_patch.recency import RequestsSeen
 from sglang_lsm_patch.shutdown import BeforeSigterm
@@ -72,13 +72,19 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         before = self._lsm_storage()
         result = super().attach_storage_backend(*args, **kwargs)
         backend = self._lsm_storage()
-        if backend is not None and backend is not before and self._has_other_weights:
-            backend.weights_change()
-            if not self._may_hold_old_pages:
-                backend.weights_changed()
+        if backend is not None and backend is not before:
+            self._take_over(backend)
         if self._eviction is None:
             self._start_storage()
         return result  # type: ignore[no-any-return]
+
+    def _take_over(self, backend: LsmStorage) -> None:
+        if self._metrics is not None:
+            self._metrics.restart(*COUNTERS)
+        if self._has_other_weights:
+            backend.weights_change()
+            if not self._may_hold_old_pages:
+                backend.weights_changed()
 
     def detach_storage_backend(self) -> tuple[bool, str]:
         """Write what is due, then detach the disk tier; it goes on where that fails."""
@@ -170,7 +176,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         self._start_eviction()
         if self.enable_storage_metrics:
             # Making them takes milliseconds, which the first request would wait for.
-            self._tell_metrics()
+            self._tell_metrics(self._eviction)
 
     def _wait_limit_s(self, num_tokens: int) -> float:
         """Return how long SGLang waits for a load. Thread-safe."""
@@ -204,6 +210,10 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
                 # Nobody would find it.
                 is_in_vain = backend is not None and backend.name_ends_with_process
                 eviction.close(flush=not is_in_vain)
+                if self._metrics is not None:
+                    self._tell_metrics(eviction)
+                    # The next path counts from 0.
+                    self._metrics.restart("write_pages")
 
     def _log_time(self) -> None:
         meter, self._meter = self._meter, Meter()
@@ -309,20 +319,20 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         super().check_hicache_events()
         if self.enable_storage_metrics and (self._metrics is None or self._metrics.is_due()):
             with self._meter:
-                self._tell_metrics()
+                self._tell_metrics(self._eviction)
         if self._eviction is None:
             return
         num_stored = self._eviction.step(self.cache_controller.mem_pool_host.available_size())
         if num_stored and self.enable_storage_metrics:
             self.storage_metrics_collector.log_backuped_tokens(num_stored * self.page_size)
 
-    def _tell_metrics(self) -> None:
+    def _tell_metrics(self, eviction: EvictionPath | None) -> None:
         backend, collector = self._lsm_storage(), self.storage_metrics_collector
         if backend is None or collector is None:
             return
         if self._metrics is None:
             self._metrics = TierMetrics(collector.labels, time.monotonic)
-        written = self._eviction.figures() if self._eviction is not None else None
+        written = eviction.figures() if eviction is not None else None
         self._metrics.tell(backend.figures(), written)
 
     # Complete paths on reads.

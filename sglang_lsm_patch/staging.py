@@ -40,11 +40,6 @@ class StagingRing:
         self._places = [self._memory[start : start + page_bytes] for start in starts]
         self._free = deque(range(num_pages))
 
-    @property
-    def num_free(self) -> int:
-        """Places that can be taken."""
-        return len(self._free)
-
     def take(self, page: PageBuffer) -> tuple[int, memoryview] | None:
         """Copy a page; return its place and where it lies now, or None when the ring is full."""
         if not self._free:

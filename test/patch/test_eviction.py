@@ -408,6 +408,9 @@ def test_pages_without_a_right_name_are_not_kept(make_tiers):
     tiers.give_up([0, 1], [2])
     tiers.path.flush()
     assert tiers.sink.names == []
+    # They are not on disk either; so is all that the host tier held before the path's start.
+    figures = tiers.path.figures()
+    assert (figures.pages_given_up, figures.pages_given_up_clean) == (3, 0)
 
 
 @pytest.mark.parametrize("flush_writes", [False, True])

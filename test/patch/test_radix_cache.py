@@ -504,6 +504,30 @@ def test_metrics_are_there_before_the_first_request(
     cache._stop_eviction()
 
 
+def test_what_a_write_path_did_is_told_at_its_end_and_the_next_one_counts_afresh(
+    make_cache, settings, make_storage, monkeypatch
+):
+    """A path that was started anew within an interval of the metrics took its totals with it."""
+    write = WriteConfig(staging_bytes=0)
+    tier = dataclasses.replace(settings, write_policy="evict", write=write)
+    cache, storage = make_cache(), make_storage(mha_pool(), of=tier)
+    cache.cache_controller = SimpleNamespace(
+        storage_backend=storage, storage_config=make_storage_config(settings)
+    )
+    registry = CollectorRegistry()
+    monkeypatch.setattr("prometheus_client.REGISTRY", registry)
+    cache.enable_storage_metrics = True
+    cache.storage_metrics_collector = SimpleNamespace(labels={"storage_backend": "lsm"})
+    cache._start_storage()
+    for num_pages, num_told in ((2, 2), (3, 5)):
+        to_host_tier(cache, list(range(100 * num_pages, 100 * num_pages + num_pages * PAGE_SIZE)))
+        cache._stop_eviction()
+        labels = {"storage_backend": "lsm", "outcome": "stored"}
+        assert registry.get_sample_value("sglang:kv_storage_write_pages_total", labels) == num_told
+        cache._start_eviction()
+    cache._stop_eviction()
+
+
 def test_a_load_is_waited_for_as_long_as_the_policy_says(make_cache):
     cache = make_cache()
     cache.prefetch_timeout_base, cache.prefetch_timeout_per_page = 1.0, 0.5
