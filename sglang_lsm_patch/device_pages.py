@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sglang_lsm.errors import UnavailableError
 from sglang_lsm.kernels.paged_pool import PagedPool
 from sglang_lsm.kernels.reference import gather_pages_reference
 from sglang_lsm.pages import PageBuffer
 
+from sglang_lsm_patch.host_pages import host_pages
+
 BATCH_BYTES = 64 << 20
 """Most bytes of one gather: memory of the GPU while it runs, twice that for `page_first`."""
 MIN_PAGES = 4
+DEVICE_TYPES = ("cpu", "cuda")
 LAYOUTS = ("page_first", "page_first_direct")
 
 
@@ -54,15 +58,22 @@ class DevicePages:
             pool: the device pool.
             layout: of the host pool, one of `LAYOUTS`.
             stream: tells the forward stream of a GPU; None for the current one.
+
+        Raises:
+            UnavailableError: there is no such memory.
         """
         self.batch_pages = max(1, BATCH_BYTES // pool.page_bytes)
         self.num_pages = max(MIN_PAGES, staging_bytes // pool.page_bytes)
         self._pool, self._stream = pool, stream
         self._is_token_first = layout == "page_first"
         self._is_cuda = pool.device.type == "cuda"
-        self._places = torch.zeros(
-            (self.num_pages, pool.page_bytes), dtype=torch.uint8, pin_memory=self._is_cuda
-        )
+        shape = self.num_pages, pool.page_bytes
+        try:
+            self._places = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._is_cuda)
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"no memory to copy pages of the device to. staging_bytes={staging_bytes}"
+            ) from error
         self._views = [memoryview(place) for place in self._places.numpy()]
         # In the order in which they were given back, so mostly side by side.
         self._free = deque(range(self.num_pages))
@@ -81,6 +92,10 @@ class DevicePages:
 
         Returns:
             The first pages, at most `batch_pages` and as many as places were free.
+
+        Raises:
+            Exception: whatever stands in the way: no memory on the device, no compiler for the
+                kernel, an earlier failure of the GPU. No place was taken.
         """
         page_size = self._pool.page_size
         num_pages = min(len(slots) // page_size, self.batch_pages, len(self._free))
@@ -88,9 +103,12 @@ class DevicePages:
             return None
         places = [self._free.popleft() for _ in range(num_pages)]
         page_ids = slots[: num_pages * page_size : page_size] // page_size
-        wait = (
-            self._copy_on_gpu(page_ids, places) if self._is_cuda else self._copy(page_ids, places)
-        )
+        copy = self._copy_on_gpu if self._is_cuda else self._copy
+        try:
+            wait = copy(page_ids, places)
+        except BaseException:
+            self._free.extendleft(reversed(places))
+            raise
         return CopiedPages(
             pages=[(self._views[place],) for place in places],
             wait=wait,
@@ -153,9 +171,23 @@ class DevicePages:
             start = end
 
 
+def pages_beside(
+    device_pool: Any, host_pool: Any, *, staging_bytes: int, stream: Callable[[], Any]
+) -> DevicePages | None:
+    """Return what copies pages of a device pool, or None where it is not a `plain_pool`.
+
+    Raises:
+        UnavailableError: as `DevicePages`.
+    """
+    pool = plain_pool(device_pool, host_pool)
+    if pool is None or pool.page_bytes != host_pages(host_pool).page_bytes:
+        return None
+    return DevicePages(pool, layout=host_pool.layout, staging_bytes=staging_bytes, stream=stream)
+
+
 def plain_pool(device_pool: Any, host_pool: Any) -> PagedPool | None:
     """Return a device pool as the gather sees it, or None unless it is a plain MHA or MLA pool
-    whose pages the host pool holds byte by byte.
+    on a CPU or a CUDA device, whose pages the host pool holds byte by byte.
     """
     from sglang.srt.mem_cache.device_pool_info import KVBufferLayout
     from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
@@ -185,7 +217,7 @@ def plain_pool(device_pool: Any, host_pool: Any) -> PagedPool | None:
     else:
         return None
     is_same = pool is not None and pool.num_layers == host_pool.layer_num
-    return pool if is_same else None
+    return pool if is_same and pool.device.type in DEVICE_TYPES else None
 
 
 def _paged(

@@ -85,8 +85,9 @@ class EvictionPath:
             num_pages=target.num_pages, pages_per_hit=target.config.pages_per_hit
         )
         self._ahead = AheadQueue(self._ledger, least_ready=num_ready, worthwhile=self._worthwhile)
-        self._ring = StagingRing(page_bytes=page_bytes, num_pages=num_staged)
-        num_staged += target.device.num_pages if target.device is not None else 0
+        self._ring = _staging_ring(page_bytes, num_staged)
+        self._device = target.device
+        num_staged += self._device.num_pages if self._device is not None else 0
         self._writer = WriteBehind(target.store, max_pages=self._max_in_flight + num_staged)
         self._ended: deque[tuple[Pages, Generations, Outcome]] = deque()
         self._meter, self._figures = meter or Meter(), EvictionFigures()
@@ -134,13 +135,13 @@ class EvictionPath:
             for slots in values:
                 pages = self._page_numbers(slots)
                 unwritten = self._ledger.unwritten(pages)
+                known = pages[self._ledger.state[pages] != FREE]
                 self._figures.pages_given_up += len(pages)
                 self._ahead.note_given_up(len(pages))
-                self._figures.pages_given_up_clean += len(pages) - len(unwritten)
+                self._figures.pages_given_up_clean += len(known) - len(unwritten)
                 worthwhile = self._worthwhile(unwritten)
                 self._figures.pages_refused += len(unwritten) - len(worthwhile)
                 self._put_aside(worthwhile)
-                known = pages[self._ledger.state[pages] != FREE]
                 kinds = self._ledger.kind[known].tolist()
                 self._admission.left(self._ledger.names_of(known), kinds)
                 self._ledger.free(pages)
@@ -155,8 +156,7 @@ class EvictionPath:
             keys: page hashes, hexadecimal.
             prefix: those of all pages before them.
         """
-        device = self._target.device
-        if device is None:
+        if self._device is None:
             return
         with self._meter:
             part, size = self._named(keys, prefix), self._target.page_size
@@ -164,16 +164,21 @@ class EvictionPath:
                 return
             self._figures.device_pages += len(keys)
             start = 0
-            while start < len(keys):
-                copied = device.take(slots[start * size :])
-                if copied is None:
-                    self._figures.device_pages_dropped += len(keys) - start
-                    break
-                end = start + len(copied.pages)
-                hashes = part.path_to(part.depth + end)
-                path = PagePath(self._target.namespace, hashes, part.depth + start)
-                self._queue_copied(path, copied)
-                start = end
+            try:
+                while start < len(keys):
+                    copied = self._device.take(slots[start * size :])
+                    if copied is None:
+                        break
+                    end = start + len(copied.pages)
+                    hashes = part.path_to(part.depth + end)
+                    path = PagePath(self._target.namespace, hashes, part.depth + start)
+                    start = end
+                    self._queue_copied(path, copied)
+            except Exception as error:
+                # Of torch, of a compiler, of the GPU: none of it is a reason to end the scheduler.
+                logger.exception("device pages are not copied any more. reason=%s", error)
+                self._device = None
+            self._figures.device_pages_dropped += len(keys) - start
 
     def step(self, num_free_slots: int) -> int:
         """Write what is due; called once a scheduler step.
@@ -213,28 +218,45 @@ class EvictionPath:
 
     def flush(self) -> None:
         """Write every page that is not on disk, parents first, within the configured time."""
-        deadline_s = self._clock() + self._config.flush_timeout_s
-        self._writer.drain(self._config.flush_timeout_s)
+        self._flush_until(self._clock() + self._config.flush_timeout_s)
+
+    def _flush_until(self, deadline_s: float) -> None:
+        is_done = self._drain_until(deadline_s)
         self._settle()
         pages = write_policy.parents_first(self._ledger, self._unwritten())
+        # One at a time, and never on this thread: a call of the disk may take for ever.
         for run in write_policy.runs(self._ledger, pages, max_pages=self._max_run):
-            if self._clock() >= deadline_s:
+            if not is_done or self._clock() >= deadline_s:
                 break
-            self._writer.write(self._pool_job(run))
+            job = self._pool_job(run)
+            if not self._writer.submit(job):
+                job.done(Outcome.DROPPED)
+                break
             self._figures.pages_flushed += len(run.pages)
+            is_done = self._drain_until(deadline_s)
         self._settle()
+
+    def _drain_until(self, deadline_s: float) -> bool:
+        return self._writer.drain(max(0.0, deadline_s - self._clock()))
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until nothing is on its way to disk; return False when that took longer."""
         return self._writer.drain(timeout_s)
 
-    def close(self) -> None:
-        """Flush, end the writer and log what was done. Idempotent; no other call may follow."""
-        deadline_s = self._clock() + self._config.flush_timeout_s
-        self.flush()
+    def close(self, *, flush: bool = True) -> None:
+        """End the writer, after a flush or at once, and log what was done.
+
+        Idempotent; no other call may follow.
+        """
+        deadline_s = self._clock()
+        if flush:
+            deadline_s += self._config.flush_timeout_s
+            self._flush_until(deadline_s)
         self._writer.close(max(0.0, deadline_s - self._clock()))
         self._settle()
         num_lost = len(self._unwritten())
+        # A write that the disk still holds up reads from the pool, whose pages nobody follows now.
+        self._ledger.free_all()
         logger.info("kv storage write path closed. %s pages_lost=%d", self.figures(), num_lost)
 
     def figures(self) -> EvictionFigures:
@@ -338,10 +360,10 @@ class EvictionPath:
 
         job = WriteJob(path=path, pages=pages, done=lambda _outcome: copied.give_back())
         if not self._writer.submit(job):
+            self._figures.device_pages_dropped += path.num_pages
             # The copy may be under way, and the place must not be filled twice at once.
             copied.wait()
             copied.give_back()
-            self._figures.device_pages_dropped += path.num_pages
 
     def _settle(self) -> None:
         """Enter into the ledger which writes have ended."""
@@ -400,3 +422,12 @@ class EvictionPath:
 
     def _unwritten(self) -> Pages:
         return self._ledger.unwritten(np.arange(self._ledger.num_pages))
+
+
+def _staging_ring(page_bytes: int, num_pages: int) -> StagingRing:
+    """Return a ring of that size, or one without places where memory is short."""
+    try:
+        return StagingRing(page_bytes=page_bytes, num_pages=num_pages)
+    except StoreError as error:
+        logger.warning("pages that leave memory before they are on disk are lost. reason=%s", error)
+        return StagingRing(page_bytes=page_bytes, num_pages=0)

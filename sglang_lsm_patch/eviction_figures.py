@@ -20,7 +20,8 @@ class EvictionFigures:
     pages_given_up: int = 0
     """Left the host tier."""
     pages_given_up_clean: int = 0
-    """Of those: on disk already, so that leaving cost nothing."""
+    """Of those: on disk already, so that leaving cost nothing. Not what was in the host tier before
+    the start, since nobody knows of it."""
     pages_staged: int = 0
     """Of those: copied aside and queued."""
     pages_dropped: int = 0

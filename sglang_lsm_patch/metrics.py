@@ -99,11 +99,16 @@ class TierMetrics:
         for reason, num_calls in tier.failures.items():
             self._count("failures", num_calls, reason=reason)
 
+    def restart(self, *names: str) -> None:
+        """Note that totals of these counters, the last of which were told, begin at 0 again."""
+        for key, (series, _) in self._series.items():
+            if key[0] in names:
+                self._series[key] = series, 0
+
     def _count(self, name: str, total: int, **more: str) -> None:
         key = name, "".join(more.values())
         if key not in self._series:
             self._series[key] = self._counters[name].labels(**self._labels, **more), 0
         series, before = self._series[key]
         self._series[key] = series, total
-        # A total below the last one is that of a tier attached anew.
-        series.inc(total - before if total >= before else total)
+        series.inc(max(0, total - before))

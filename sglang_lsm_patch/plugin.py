@@ -40,7 +40,7 @@ def register() -> None:
     if WEIGHTS_MODULE in sys.modules:
         for name in WEIGHT_UPDATES:
             target = f"{WEIGHTS_MODULE}.SchedulerWeightUpdaterManager.{name}"
-            HookRegistry.register(target, _before_weight_update, HookType.BEFORE)
+            HookRegistry.register(target, _around_weight_update, HookType.AROUND)
     if SCHEDULER_MODULE in sys.modules:
         target = f"{SCHEDULER_MODULE}.Scheduler._record_step_counters"
         HookRegistry.register(target, _after_step, HookType.AFTER)
@@ -54,10 +54,22 @@ def _from_cli_args(original: Callable[..., Any], cls: type, args: argparse.Names
     return original(cls, launch.from_namespace(args))
 
 
-def _before_weight_update(manager: Any, *_args: Any, **_kwargs: Any) -> None:
+def _around_weight_update(
+    original: Callable[..., Any], manager: Any, *args: Any, **kwargs: Any
+) -> Any:
     cache = getattr(manager.scheduler, "tree_cache", None)
-    # Upstream's cache has no such method: then the tier is off.
-    getattr(cache, "weights_change", lambda: None)()
+    if not hasattr(cache, "weights_change"):
+        # Upstream's cache: the tier is off.
+        return original(manager, *args, **kwargs)
+    cache.weights_change()
+    try:
+        return original(manager, *args, **kwargs)
+    finally:
+        # None but between `begin_weight_update` and `end_weight_update`, when pieces go on coming.
+        if manager._session is None:
+            # A paused server may be emptied with requests waiting, as SGLang itself has it.
+            is_idle = manager.is_fully_idle(ignore_waiting=manager.scheduler._engine_paused)
+            cache.weights_changed(is_idle=is_idle)
 
 
 def _after_step(_result: None, scheduler: Any, *_args: Any, **_kwargs: Any) -> None:

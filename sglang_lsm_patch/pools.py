@@ -66,6 +66,10 @@ class Pools:
         """Return every pool, KV first."""
         return list(self._pools.values())
 
+    def namespaces(self) -> list[NamespaceId]:
+        """Return the name of each pool's pages. Any thread."""
+        return [pool.namespace for pool in self.all()]
+
     def sidecars(self) -> list[str]:
         """Return the names of the pools beside KV."""
         return [name for name in self._pools if name != PoolName.KV.value]

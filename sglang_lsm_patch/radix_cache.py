@@ -15,10 +15,10 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang_lsm_patch.arguments import page_hashes
 from sglang_lsm_patch.eviction import EvictionPath
 from sglang_lsm_patch.eviction_figures import Meter
-from sglang_lsm_patch.metrics import TierMetrics
+from sglang_lsm_patch.metrics import COUNTERS, TierMetrics
 from sglang_lsm_patch.ranks import let_this_rank_write
 from sglang_lsm_patch.recency import RequestsSeen
-from sglang_lsm_patch.shutdown import before_sigterm
+from sglang_lsm_patch.shutdown import BeforeSigterm
 from sglang_lsm_patch.storage import LsmStorage
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,18 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
 
     # Until the host tier is set up; upstream's constructor calls `_reset_full` before that.
     _eviction: EvictionPath | None = None
+    _weights_are_changing = False
+    _may_hold_old_pages = False
+    """Pages of other weights than the model's may be in memory, so nothing is read or written."""
+    _has_other_weights = False
+    """Than those at the model's path, whose name stored pages have at first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Build upstream's cache."""
         self._requests, self._meter = RequestsSeen(), Meter()
         self._prefilled: tuple[int, float] | None = None
         self._metrics: TierMetrics | None = None
+        self._sigterm = BeforeSigterm(self._stop_eviction, timeout_s=SIGTERM_TIMEOUT_S)
         super().__init__(*args, **kwargs)
 
     # Life of the host and disk tiers.
@@ -59,19 +65,33 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         """Set up the host and disk tiers, then what writes between them."""
         super().init_hicache(server_args, params)
         self._start_storage()
-        before_sigterm(self._stop_eviction, timeout_s=SIGTERM_TIMEOUT_S)
+        self._sigterm.install()
 
     def attach_storage_backend(self, *args: Any, **kwargs: Any) -> tuple[bool, str]:
         """Attach a disk tier at runtime. What the host tier holds already is not written."""
+        before = self._lsm_storage()
         result = super().attach_storage_backend(*args, **kwargs)
+        backend = self._lsm_storage()
+        if backend is not None and backend is not before:
+            self._take_over(backend)
         if self._eviction is None:
             self._start_storage()
         return result  # type: ignore[no-any-return]
 
+    def _take_over(self, backend: LsmStorage) -> None:
+        if self._metrics is not None:
+            self._metrics.restart(*COUNTERS)
+        if self._has_other_weights:
+            backend.weights_change()
+            if not self._may_hold_old_pages:
+                backend.weights_changed()
+
     def detach_storage_backend(self) -> tuple[bool, str]:
-        """Write what is due, then detach the disk tier."""
+        """Write what is due, then detach the disk tier; it goes on where that fails."""
         self._stop_eviction()
-        return super().detach_storage_backend()  # type: ignore[no-any-return]
+        result = super().detach_storage_backend()
+        self._start_eviction()
+        return result  # type: ignore[no-any-return]
 
     def clear_storage_backend(self) -> bool:
         """Forget the disk tier's pages; those in the host tier are written again."""
@@ -91,21 +111,56 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         super().shutdown()
 
     def weights_change(self) -> None:
-        """Write what is due under the old weights' name; later pages get a name of their own.
+        """Write what is due under the old weights' name, if it lasts; then keep and find nothing.
 
-        Called before SGLang loads other weights. It empties the host tier afterwards; what it keeps
-        there, because requests are running, is not written.
+        Called before SGLang changes weights, once or several times until it is done.
         """
         self._stop_eviction()
+        self._weights_are_changing = self._may_hold_old_pages = self._has_other_weights = True
         backend = self._lsm_storage()
         if backend is not None:
             backend.weights_change()
+
+    def weights_changed(self, *, is_idle: bool) -> None:
+        """Go on under a new name, at once or when SGLang has emptied the device and host tiers.
+
+        It need not empty them after an update, and refuses while requests are running.
+
+        Args:
+            is_idle: no request is running, and no page is on its way between tiers.
+        """
+        self._weights_are_changing = False
+        if not self._may_hold_old_pages:
+            return
+        if is_idle and self._is_empty():
+            self._go_on_with_new_weights()
+        elif self._lsm_storage() is not None:
+            logger.warning("kv storage is off until /flush_cache: memory holds old weights' pages.")
+
+    def _is_empty(self) -> bool:
+        """Return whether neither device nor host memory holds a page."""
+        if self.cache_controller is None:
+            return False
+        host = self.cache_controller.mem_pool_host
+        return not any(self.total_size()) and host.available_size() == host.size
+
+    def _go_on_with_new_weights(self) -> None:
+        self._may_hold_old_pages = False
+        # SGLang's book of what is stored, kept without a host tier, knows pages by their tokens.
+        self.storage_existence_cache.clear()
+        backend = self._lsm_storage()
+        if backend is not None:
+            backend.weights_changed()
             self._start_eviction()
 
     def _reset_full(self) -> None:
         if self._eviction is not None:
-            self._eviction.empty()
+            with self._sigterm.postponed():
+                self._eviction.empty()
         super()._reset_full()
+        # By now SGLang has joined its storage threads and emptied their queues.
+        if self._may_hold_old_pages and not self._weights_are_changing:
+            self._go_on_with_new_weights()
 
     def note_prefills(self, *, num_tokens: int, seconds: float) -> None:
         """Take in SGLang's totals of tokens that were computed, and of the time that took."""
@@ -121,7 +176,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         self._start_eviction()
         if self.enable_storage_metrics:
             # Making them takes milliseconds, which the first request would wait for.
-            self._tell_metrics()
+            self._tell_metrics(self._eviction)
 
     def _wait_limit_s(self, num_tokens: int) -> float:
         """Return how long SGLang waits for a load. Thread-safe."""
@@ -135,7 +190,7 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         if backend is not None:
             let_this_rank_write(self.cache_controller)
         target = None
-        if backend is not None and self._writes_on_eviction():
+        if backend is not None and self._writes_on_eviction() and not self._may_hold_old_pages:
             allocator = self.token_to_kv_pool_allocator
             # Else pages do not start at multiples of their size, and cannot be gathered whole.
             is_paged = allocator.page_size == self.page_size
@@ -147,10 +202,18 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             self._eviction = EvictionPath(target, clock=time.monotonic, meter=self._meter)
 
     def _stop_eviction(self) -> None:
-        eviction, self._eviction = self._eviction, None
-        self._log_time()
-        if eviction is not None:
-            eviction.close()
+        with self._sigterm.postponed():
+            eviction, self._eviction = self._eviction, None
+            self._log_time()
+            if eviction is not None:
+                backend = self._lsm_storage()
+                # Nobody would find it.
+                is_in_vain = backend is not None and backend.name_ends_with_process
+                eviction.close(flush=not is_in_vain)
+                if self._metrics is not None:
+                    self._tell_metrics(eviction)
+                    # The next path counts from 0.
+                    self._metrics.restart("write_pages")
 
     def _log_time(self) -> None:
         meter, self._meter = self._meter, Meter()
@@ -182,6 +245,8 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
 
     def write_backup_storage(self, node_id: int) -> None:
         """Take note of pages that reached the host tier; or hand them to SGLang's backup thread."""
+        if self._lsm_storage() is not None and self._may_hold_old_pages:
+            return
         if not self._writes_on_eviction():
             super().write_backup_storage(node_id)
             return
@@ -254,20 +319,20 @@ class LsmRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         super().check_hicache_events()
         if self.enable_storage_metrics and (self._metrics is None or self._metrics.is_due()):
             with self._meter:
-                self._tell_metrics()
+                self._tell_metrics(self._eviction)
         if self._eviction is None:
             return
         num_stored = self._eviction.step(self.cache_controller.mem_pool_host.available_size())
         if num_stored and self.enable_storage_metrics:
             self.storage_metrics_collector.log_backuped_tokens(num_stored * self.page_size)
 
-    def _tell_metrics(self) -> None:
+    def _tell_metrics(self, eviction: EvictionPath | None) -> None:
         backend, collector = self._lsm_storage(), self.storage_metrics_collector
         if backend is None or collector is None:
             return
         if self._metrics is None:
             self._metrics = TierMetrics(collector.labels, time.monotonic)
-        written = self._eviction.figures() if self._eviction is not None else None
+        written = eviction.figures() if eviction is not None else None
         self._metrics.tell(backend.figures(), written)
 
     # Complete paths on reads.

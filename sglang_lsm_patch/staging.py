@@ -3,6 +3,7 @@
 import mmap
 from collections import deque
 
+from sglang_lsm.errors import UnavailableError
 from sglang_lsm.pages import PageBuffer
 
 _ALIGNMENT_BYTES = 4096
@@ -16,21 +17,28 @@ class StagingRing:
     """
 
     def __init__(self, *, page_bytes: int, num_pages: int) -> None:
-        """Allocate room for `num_pages`."""
+        """Allocate room for `num_pages`.
+
+        Raises:
+            UnavailableError: there is no such memory.
+        """
         self._page_bytes = page_bytes
         stride = -(-page_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         # Touched now, because a first touch costs the scheduler as much as the copy itself.
         flags |= getattr(mmap, "MAP_POPULATE", 0)
-        self._memory = memoryview(mmap.mmap(-1, num_pages * stride, flags=flags))
+        try:
+            # An empty map is not to be had.
+            memory = mmap.mmap(-1, max(1, num_pages * stride), flags=flags)
+        except (OSError, OverflowError) as error:
+            raise UnavailableError(
+                "no memory to put pages aside."
+                f" num_pages={num_pages} page_bytes={page_bytes} reason={error}"
+            ) from error
+        self._memory = memoryview(memory)
         starts = range(0, num_pages * stride, stride)
         self._places = [self._memory[start : start + page_bytes] for start in starts]
         self._free = deque(range(num_pages))
-
-    @property
-    def num_free(self) -> int:
-        """Places that can be taken."""
-        return len(self._free)
 
     def take(self, page: PageBuffer) -> tuple[int, memoryview] | None:
         """Copy a page; return its place and where it lies now, or None when the ring is full."""

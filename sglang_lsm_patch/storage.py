@@ -7,7 +7,6 @@ process. Each failure becomes a miss and a count, in `_or_miss` and nowhere else
 
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,8 +34,9 @@ from sglang_lsm.load_gate import GateFigures, LoadGate
 from sglang_lsm.pages import Fingerprint, NamespaceId, PageBuffer, PagePath
 from sglang_lsm.store import Store
 
+from sglang_lsm_patch import dead_names
 from sglang_lsm_patch.arguments import flat_page, one_per_key, page_path
-from sglang_lsm_patch.device_pages import DevicePages, plain_pool
+from sglang_lsm_patch.device_pages import DevicePages, pages_beside
 from sglang_lsm_patch.eviction import EvictionTarget
 from sglang_lsm_patch.fingerprint import fingerprint_of, rank_directory
 from sglang_lsm_patch.host_pages import HostPages, host_pages
@@ -44,6 +44,7 @@ from sglang_lsm_patch.misses import MissLog, TransferFigures
 from sglang_lsm_patch.options import TierSettings
 from sglang_lsm_patch.pools import Pool, Pools, no_longer_than, sidecar_pool
 from sglang_lsm_patch.recency import HitQueue, PathOfHit
+from sglang_lsm_patch.shutdown import end_within
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         self._namespace = NamespaceId(b"")
         self._pools = Pools()
         self._unheld: list[str] = []
+        self._weights_are_changing = False
         self._gate: LoadGate | None = None
         self._wait_limit_s: Callable[[int], float] = lambda _num_tokens: float("inf")
         self._hits = HitQueue(lambda path: self._ready().touch(path))
@@ -152,6 +154,7 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
             self._namespace.hex(), pages.page_bytes, fingerprint.page_size,
             self._settings.write_policy, fingerprint.to_json(),
         )  # fmt: skip
+        self._forget_dead_names()
         if self._config.is_mla_model and self._config.tp_size > 1:
             logger.info(
                 "KV is the same on all ranks, and each keeps a copy. tp_size=%d",
@@ -163,19 +166,41 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         return True
 
     def weights_change(self) -> None:
-        """Give pages a new name, since they come from other weights than those at the model's path.
+        """Keep and find nothing until `weights_changed`: each call is a miss.
 
-        The name is of this process alone: which weights they are cannot be told, so that none of
-        their pages is found after a restart.
+        Called before other weights are loaded. A write that has begun ends under the name of the
+        weights its pages come from; what waits behind it may be of either.
         """
-        if self._fingerprint is None:
-            return
-        self._pools.rename_model(f"{self._fingerprint.model}-updated-{uuid.uuid4().hex}")
-        self._fingerprint = self._pools.all()[0].fingerprint
-        self._namespace = self._fingerprint.namespace
+        self._weights_are_changing = True
+
+    def weights_changed(self) -> None:
+        """Go on under a new name, since pages come from other weights than the model path's.
+
+        To be called when no page of other weights is in memory or on its way to disk. The name is
+        of this process alone: which weights they are cannot be told, so that none of their pages is
+        found after a restart.
+        """
+        if self._fingerprint is not None:
+            self._pools.rename_model(dead_names.name_for_update(self._fingerprint.model))
+            self._fingerprint = self._pools.all()[0].fingerprint
+            self._namespace = self._fingerprint.namespace
+        self._weights_are_changing = False
         for pool in self._pools.all():
             self._or_miss("register", False, partial(self._register, pool.fingerprint))
-        logger.info("weights change, pages get a new name. namespace=%s", self._namespace.hex())
+        logger.info("weights changed, pages get a new name. namespace=%s", self._namespace.hex())
+        self._forget_dead_names()
+
+    @property
+    def name_ends_with_process(self) -> bool:
+        """Whether no later process, nor this one after the next update, finds what is written."""
+        fingerprint = self._fingerprint
+        return fingerprint is not None and dead_names.ends_with_process(fingerprint.model)
+
+    def _forget_dead_names(self) -> None:
+        def forget() -> None:
+            dead_names.forget_dead_names(self._ready(), self._pools.namespaces)
+
+        dead_names.in_background(lambda: self._or_miss("forget", None, forget))
 
     def waits_for_loads(self, limit_s: Callable[[int], float]) -> None:
         """Note how long SGLang waits for a load of so many tokens, in seconds."""
@@ -207,6 +232,10 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         if self._pools.sidecars():
             return None
 
+        def device_pages() -> DevicePages | None:
+            pool, write = self.mem_pool_host, self._settings.write
+            return pages_beside(device_pool, pool, staging_bytes=write.staging_bytes, stream=stream)
+
         def target() -> EvictionTarget:
             pool = self.mem_pool_host
             self._ready()
@@ -218,23 +247,10 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
                 page_size=pool.page_size,
                 num_pages=pool.size // pool.page_size,
                 config=self._settings.write,
-                device=self._device_pages(device_pool, pages, stream),
+                device=self._or_miss("device_pages", None, device_pages),
             )
 
         return self._or_miss("eviction_target", None, target)
-
-    def _device_pages(
-        self, device_pool: Any, pages: HostPages, stream: Callable[[], Any]
-    ) -> DevicePages | None:
-        paged = plain_pool(device_pool, self.mem_pool_host)
-        if paged is None or paged.page_bytes != pages.page_bytes:
-            return None
-        return DevicePages(
-            paged,
-            layout=self.mem_pool_host.layout,
-            staging_bytes=self._settings.write.staging_bytes,
-            stream=stream,
-        )
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
         """Learn of a pool beside the KV pool; a model with one that cannot be kept never hits."""
@@ -494,7 +510,10 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
         return self._misses.counts()
 
     def close(self) -> None:
-        """Close the store; later calls are misses. Idempotent."""
+        """Close the store; later calls are misses. Idempotent.
+
+        A call that the disk holds up is waited for no longer than a flush may take.
+        """
         if self._store is not None:
             if self._hits.num_dropped:
                 logger.info("hits above came too fast. hits_dropped=%d", self._hits.num_dropped)
@@ -502,7 +521,10 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
                 logger.info("load gate closed. %s", self._gate.figures())
             if self._tuner is not None:
                 self._tuner.stop()
-            self._or_miss("close", None, self._store.close)
+            end_within(
+                self._settings.write.flush_timeout_s,
+                partial(self._or_miss, "close", None, self._store.close),
+            )
 
     def _or_miss(self, call: str, miss: T, action: Callable[[], T]) -> T:
         """Return what `action` returns, or `miss` when the store failed. The boundary."""
@@ -517,6 +539,8 @@ class LsmStorage(HiCacheStorage):  # type: ignore[misc]
             raise ClosedError("the disk tier is not open")
         if self._unheld:
             raise UnavailableError(f"a pool cannot be kept on disk. pools={self._unheld}")
+        if self._weights_are_changing:
+            raise UnavailableError("pages of other weights may be in memory until it is flushed")
         return self._store
 
     def _path(self, keys: Sequence[str], extra_info: ExtraInfo) -> PagePath:

@@ -21,6 +21,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     ".begin_weight_update": ("self", "recv_req"),
     "srt/managers/scheduler_components/weight_updater.py:SchedulerWeightUpdaterManager"
     ".end_weight_update": ("self", "recv_req"),
+    "srt/managers/scheduler.py:Scheduler.is_fully_idle": (
+        "self", "for_health_check", "ignore_waiting",
+    ),
     "srt/managers/scheduler.py:Scheduler._record_step_counters": ("self", "batch", "result"),
     "srt/mem_cache/registry.py:register_radix_cache_backend": ("name", "factory"),
     "srt/mem_cache/registry.py:create_unified_radix_cache": ("ctx", "cache_class"),
@@ -53,6 +56,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     ),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.check_hicache_events": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache._reset_full": ("self",),
+    "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.total_size": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.release_host_resources": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.shutdown": ("self",),
     "srt/mem_cache/unified_radix_cache.py:UnifiedRadixCache.attach_storage_backend": (
@@ -128,6 +132,11 @@ METHODS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 FIELDS: dict[str, tuple[str, ...]] = {
+    "srt/managers/scheduler_components/weight_updater.py:SchedulerWeightUpdaterManager": (
+        "tp_worker", "draft_worker", "memory_saver_adapter", "flush_cache", "is_fully_idle",
+        "scheduler", "metrics_collector", "offload_tags", "stashed_model_static_state", "_session",
+        "tp_cpu_group",
+    ),
     "srt/mem_cache/hicache_storage.py:HiCacheStorageConfig": (
         "tp_rank", "tp_size", "pp_rank", "pp_size", "attn_cp_rank", "attn_cp_size", "is_mla_model",
         "enable_storage_metrics", "is_page_first_layout", "model_name", "tp_lcm_size",

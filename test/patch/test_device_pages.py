@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sglang_lsm.errors import UnavailableError
 from sglang_lsm.kernels.paged_pool import PagedPool
 from sglang_pools import (
     NUM_PAGES,
@@ -149,6 +150,37 @@ def test_one_gather_is_bounded(monkeypatch):
     monkeypatch.setattr("sglang_lsm_patch.device_pages.BATCH_BYTES", 2 * pages.page_bytes)
     pages, _ = copier(device, "page_first_direct", staging_bytes=1 << 20)
     assert len(pages.take(slots([0, 1, 2])).pages) == 2
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), ImportError("no triton")])
+def test_a_copy_that_fails_takes_no_place(monkeypatch, error):
+    device = mha_device_pool()
+    pages, _ = copier(device, "page_first_direct")
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sglang_lsm_patch.device_pages.gather_pages_reference", fail)
+        for _ in range(3):
+            with pytest.raises(type(error)):
+                pages.take(slots([0, 1]))
+    assert len(pages.take(slots([0, 1, 2, 3])).pages) == MIN_PAGES
+
+
+def test_memory_that_cannot_be_had_is_a_failure_of_the_store():
+    """Pinned memory is short on a machine whose host pool takes most of it."""
+    device = mha_device_pool()
+    with pytest.raises(UnavailableError, match="staging_bytes"):
+        copier(device, "page_first_direct", staging_bytes=1 << 60)
+
+
+def test_a_pool_on_a_device_without_a_gather_is_left_alone():
+    """On an Intel GPU each copy failed, and the scheduler with it."""
+    device, host = mha_device_pool(), host_pool_of(mha_device_pool())
+    device.k_buffer = [layer.to("meta") for layer in device.k_buffer]
+    device.v_buffer = [layer.to("meta") for layer in device.v_buffer]
+    assert plain_pool(device, host) is None
 
 
 class OtherPool:

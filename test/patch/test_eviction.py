@@ -408,6 +408,9 @@ def test_pages_without_a_right_name_are_not_kept(make_tiers):
     tiers.give_up([0, 1], [2])
     tiers.path.flush()
     assert tiers.sink.names == []
+    # They are not on disk either; so is all that the host tier held before the path's start.
+    figures = tiers.path.figures()
+    assert (figures.pages_given_up, figures.pages_given_up_clean) == (3, 0)
 
 
 @pytest.mark.parametrize("flush_writes", [False, True])
@@ -436,6 +439,26 @@ def test_the_end_of_the_process_writes_parents_first_and_keeps_to_its_time(make_
     tiers.closed = True
     tiers.path.close()
     assert tiers.num_found(KEYS[:4]) == 2
+
+
+@pytest.mark.parametrize("is_queued", [False, True])
+def test_a_disk_that_hangs_holds_up_neither_flush_nor_end(make_tiers, is_queued):
+    """The scheduler hung in a write of the flush, or waited for the writer's; now it goes on, and
+    what the disk takes later is not what lies in the pool by then."""
+    tiers = make_tiers(flush_timeout_s=0.01, delay_s=0.0, ahead_share=0.0)
+    tiers.compute([0, 1], KEYS[:2])
+    tiers.sink.gate.clear()
+    if is_queued:
+        tiers.step()
+    tiers.path.flush()
+    tiers.path.close()
+    tiers.closed = True
+    for page in (0, 1):
+        tiers.fill(page, b"somebody else's")
+    tiers.sink.gate.set()
+    assert tiers.path._writer.drain(30.0)
+    assert tiers.sink.names == [bytes.fromhex(key) for key in KEYS[:2]]
+    assert tiers.num_found(KEYS[:2]) == 0
 
 
 def test_a_cleared_disk_gets_the_host_tier_again(make_tiers):
@@ -474,6 +497,38 @@ def test_without_room_a_device_page_is_forgotten_and_counted(make_tiers):
     tiers.leave_device([0, 1], leaving[-1])
     assert tiers.path._writer.drain(30.0)
     assert tiers.num_found(leaving[-1]) == 2
+
+
+def test_a_copy_from_the_device_that_fails_costs_the_pages_and_not_the_scheduler(
+    make_tiers, monkeypatch, caplog
+):
+    """A GPU that is nearly full, or a kernel that does not compile, ended the server."""
+    tiers = make_tiers()
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("no memory on the device")
+
+    monkeypatch.setattr("sglang_lsm_patch.device_pages.gather_pages_reference", fail)
+    for _ in range(3):
+        tiers.leave_device([5, 2], KEYS[:2])
+    figures = tiers.path.figures()
+    assert (figures.device_pages, figures.device_pages_dropped) == (2, 2)
+    assert sum("no memory on the device" in record.message for record in caplog.records) == 1
+    # The host tier's pages are written as before.
+    tiers.compute([0, 1], KEYS[:2])
+    tiers.give_up([0, 1])
+    assert tiers.path._writer.drain(30.0)
+    assert tiers.num_found(KEYS[:2]) == 2
+
+
+def test_without_memory_to_put_pages_aside_the_others_are_written(make_tiers):
+    tiers = make_tiers(staging_bytes=1 << 60, delay_s=0.0, ahead_share=0.0)
+    tiers.compute([0, 1], KEYS[:2])
+    assert tiers.settled_step() == 2
+    tiers.compute([2, 3], KEYS[:4], start=2)
+    tiers.give_up([2, 3])
+    assert tiers.path.figures().pages_dropped == 2
+    assert tiers.num_found(KEYS[:4]) == 2
 
 
 def test_device_pages_without_a_right_name_are_not_kept(make_tiers):

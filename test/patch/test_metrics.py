@@ -49,9 +49,12 @@ def test_speeds_and_sizes_are_told_once_they_are_known(registry, sample):
 
 def test_totals_grow_and_go_on_after_the_tier_was_attached_anew(registry, sample):
     metrics = TierMetrics(LABELS, lambda: 0.0, registry)
-    for gate in (GateFigures(10, 4, 1, 2), GateFigures(15, 4, 1, 2), GateFigures(3, 1, 0, 0)):
+    for gate in (GateFigures(10, 4, 1, 2), GateFigures(15, 4, 1, 2)):
         metrics.tell(figures(gate=gate, failures={"UnavailableError": 5}), None)
-    assert sample("gate_pages_total", decision="granted") == 11 + 2
+    metrics.restart("gate_pages", "gate_attempts")
+    # Higher than before, and all of it new.
+    metrics.tell(figures(gate=GateFigures(23, 1, 0, 0), failures={"UnavailableError": 5}), None)
+    assert sample("gate_pages_total", decision="granted") == 11 + 22
     assert sample("gate_pages_total", decision="declined") == 4 + 1
     assert sample("gate_pages_total", decision="cut") == 1
     assert sample("gate_attempts_total") == 2

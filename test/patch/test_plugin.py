@@ -89,22 +89,41 @@ import sglang.srt.managers.scheduler_components.weight_updater as updater
 from sglang.srt.plugins import load_plugins
 from sglang_lsm_patch.plugin import WEIGHT_UPDATES
 
+def update(name):
+    def call(self, recv_req):
+        said.append(name)
+        self._session = {"begin_weight_update": "open", "end_weight_update": None}.get(
+            name, self._session
+        )
+        return name
+    return call
+
 manager_class = updater.SchedulerWeightUpdaterManager
 for name in WEIGHT_UPDATES:
-    setattr(manager_class, name, lambda self, recv_req: said.append("update"))
+    setattr(manager_class, name, update(name))
 load_plugins()
 said = []
-cache = SimpleNamespace(weights_change=lambda: said.append("name"))
+cache = SimpleNamespace(
+    weights_change=lambda: said.append("change"),
+    weights_changed=lambda *, is_idle: said.append(("changed", is_idle)),
+)
 for tree_cache in (cache, SimpleNamespace()):
     manager = object.__new__(manager_class)
-    manager.scheduler = SimpleNamespace(tree_cache=tree_cache)
+    manager._session = None
+    manager.scheduler = SimpleNamespace(tree_cache=tree_cache, _engine_paused="paused")
+    manager.is_fully_idle = lambda ignore_waiting: ignore_waiting
     for name in WEIGHT_UPDATES:
-        getattr(manager, name)(None)
-assert said == ["name", "update"] * 4 + ["update"] * 4, said
+        assert getattr(manager, name)(None) == name
+disk, ipc, begin, end = WEIGHT_UPDATES
+done = ("changed", "paused")
+assert said == [
+    "change", disk, done, "change", ipc, done, "change", begin, "change", end, done,
+    *WEIGHT_UPDATES,
+], said
 """
 
 
-def test_pages_get_another_name_before_weights_change():
+def test_the_cache_is_told_before_weights_change_and_when_all_pieces_are_there():
     done = subprocess.run([sys.executable, "-c", WEIGHTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 

@@ -208,6 +208,7 @@ def test_new_weights_give_the_pages_of_each_pool_a_new_name(make_storage):
     storage.batch_set_v2([state], info([]))
 
     storage.weights_change()
+    storage.weights_changed()
 
     assert storage.batch_get_v2([state], info([])) == {PoolName.MAMBA: [False]}
     assert storage.batch_set_v2([state], info([])) == {PoolName.MAMBA: [True]}

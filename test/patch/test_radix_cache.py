@@ -20,6 +20,7 @@ from sglang_pools import fill, host_pool_of, make_storage_config, mha_pool, slot
 from support.page_maker import joined
 
 from sglang_lsm_patch.host_pages import host_pages
+from sglang_lsm_patch.options import WriteConfig
 
 PAGE_SIZE, NUM_TOKENS = 4, 1024
 
@@ -289,6 +290,185 @@ def device_content(cache, tokens):
     ]
 
 
+OLD = list(range(3 * PAGE_SIZE))
+"""A prompt that was computed with the old weights."""
+
+
+class Controller:
+    """SGLang's controller as far as the cache needs it: host pool, backend, and a backup queue."""
+
+    enable_storage = True
+    write_policy = "write_through"
+
+    def __init__(self, storage, settings, host):
+        self.storage_backend, self.mem_pool_host = storage, host
+        self.storage_config = make_storage_config(settings)
+        self.backups = []
+
+    def write_storage(self, host_slots, _tokens, keys, prefix_keys, extra_pools=None):
+        self.backups.append((keys, host_slots, prefix_keys))
+        return len(self.backups)
+
+    def drain(self):
+        """What the backup thread does."""
+        from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo
+
+        for keys, host_slots, prefix_keys in self.backups:
+            self.storage_backend.batch_set_v1(
+                keys, host_slots, HiCacheStorageExtraInfo(prefix_keys=prefix_keys)
+            )
+        self.backups.clear()
+
+    def reset(self):
+        self.backups.clear()
+
+
+@pytest.fixture(params=["evict", "through"])
+def make_serving(request, make_cache, settings, make_storage):
+    """A cache whose device holds `OLD`, on a real storage backend; and that backend."""
+    caches = []
+
+    # Pages are small here, and a place for each takes time to make.
+    tier = dataclasses.replace(
+        settings, write_policy=request.param, write=WriteConfig(staging_bytes=0)
+    )
+
+    def make():
+        cache = make_cache()
+        host = host_pool_of(cache.token_to_kv_pool_allocator.get_kvcache())
+        storage = make_storage(host, of=tier)
+        cache.cache_controller = Controller(storage, settings, host)
+        cache.reset()
+        cache._start_eviction()
+        insert(cache, OLD)
+        caches.append(cache)
+        return cache, storage
+
+    yield make
+    for cache in caches:
+        cache._stop_eviction()
+
+
+def serve_old_pages(cache):
+    """What SGLang goes on with: pages reach the host tier and the backup queue, and leave the
+    device."""
+    node = matched_node(cache, OLD)
+    cache.write_backup_storage(node)
+    cache.cache_controller.backups.append((page_hashes(OLD), slots(range(3)), []))
+    cache.cache_controller.drain()
+    evict(cache, NUM_TOKENS)
+
+
+def num_found(storage, tokens=OLD):
+    from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo
+
+    return storage.batch_exists(page_hashes(tokens), HiCacheStorageExtraInfo(prefix_keys=[]))
+
+
+def test_pages_of_old_weights_are_never_found_under_the_new_name(make_serving):
+    """The flush after an update was refused, so old pages reached the disk after the renaming: a
+    later flush let the disk serve them to the new weights."""
+    cache, storage = make_serving()
+    cache.weights_change()
+    cache.weights_changed(is_idle=False)
+    serve_old_pages(cache)
+    insert(cache, OLD)
+    cache.weights_change()
+    cache.weights_changed(is_idle=True)
+    serve_old_pages(cache)
+    assert num_found(storage) == 0
+    cache.reset()
+    cache._stop_eviction()
+    assert num_found(storage) == 0
+    # Pages of the new weights are kept again.
+    assert all(storage.batch_set_v1(page_hashes(OLD), slots(range(3))))
+    assert num_found(storage) == 3
+
+
+def test_pieces_of_weights_are_one_change_however_often_the_tree_is_emptied(make_serving):
+    """SGLang empties the tree after each piece; until the last one pages have mixed weights."""
+    cache, storage = make_serving()
+    cache.weights_change()
+    for _ in range(2):
+        cache.reset()
+        insert(cache, OLD)
+        serve_old_pages(cache)
+    cache.weights_change()
+    cache.weights_changed(is_idle=False)
+    assert num_found(storage) == 0
+    cache.reset()
+    num_misses = storage.miss_counts()["UnavailableError"]
+    assert num_found(storage) == 0
+    assert storage.miss_counts() == {"UnavailableError": num_misses}
+
+
+def test_after_an_update_in_an_emptied_tree_the_tier_goes_on_at_once(make_serving):
+    cache, storage = make_serving()
+    cache.weights_change()
+    cache.reset()
+    cache.weights_changed(is_idle=True)
+    assert num_found(storage) == 0 and storage.miss_counts() == {}
+    assert (cache._eviction is not None) == (storage.write_policy == "evict")
+
+
+def test_pages_that_nobody_will_find_are_not_written_before_the_next_update(make_serving):
+    cache, storage = make_serving()
+    cache.weights_change()
+    cache.reset()
+    cache.weights_changed(is_idle=True)
+    to_host_tier(cache, OLD)
+    cache.weights_change()
+    assert storage._store.stats().num_pages == 0
+
+
+def test_a_tier_attached_after_an_update_knows_of_it(make_serving, monkeypatch):
+    """It would take the weights for those at the model's path, also in the next process."""
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    cache, storage = make_serving()
+    controller = cache.cache_controller
+
+    def attach(self):
+        controller.storage_backend = storage
+        return True, "attached"
+
+    monkeypatch.setattr(UnifiedRadixCache, "attach_storage_backend", attach)
+    assert all(storage.batch_set_v1(page_hashes(OLD), slots(range(3))))
+    assert num_found(storage) == 3
+    controller.storage_backend = None
+    cache._stop_eviction()
+    cache.weights_change()
+    cache.weights_changed(is_idle=False)
+    cache.attach_storage_backend()
+    serve_old_pages(cache)
+    cache.reset()
+    assert num_found(storage) == 0
+
+
+@pytest.mark.parametrize("is_detached", [False, True])
+def test_a_tier_that_could_not_be_detached_is_written_to_as_before(
+    make_serving, monkeypatch, is_detached
+):
+    """SGLang's threads did not end in time, say; nothing was written after that, without a word."""
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    cache, storage = make_serving()
+
+    def detach(self):
+        if is_detached:
+            self.cache_controller.storage_backend = None
+        return is_detached, "said why"
+
+    monkeypatch.setattr(UnifiedRadixCache, "detach_storage_backend", detach)
+    assert cache.detach_storage_backend() == (is_detached, "said why")
+    is_followed = storage.write_policy == "evict" and not is_detached
+    assert (cache._eviction is not None) == is_followed
+    if is_followed:
+        to_host_tier(cache, OLD)
+        cache._stop_eviction()
+        assert num_found(storage) == 3
+
+
 class FakeBackend:
     """Stands where the disk tier would, and notes what it is told about speed."""
 
@@ -321,6 +501,30 @@ def test_metrics_are_there_before_the_first_request(
     cache.storage_metrics_collector = SimpleNamespace(labels={"storage_backend": "lsm"})
     cache._start_storage()
     assert registry.get_sample_value("sglang:kv_storage_quota_bytes", {"storage_backend": "lsm"})
+    cache._stop_eviction()
+
+
+def test_what_a_write_path_did_is_told_at_its_end_and_the_next_one_counts_afresh(
+    make_cache, settings, make_storage, monkeypatch
+):
+    """A path that was started anew within an interval of the metrics took its totals with it."""
+    write = WriteConfig(staging_bytes=0)
+    tier = dataclasses.replace(settings, write_policy="evict", write=write)
+    cache, storage = make_cache(), make_storage(mha_pool(), of=tier)
+    cache.cache_controller = SimpleNamespace(
+        storage_backend=storage, storage_config=make_storage_config(settings)
+    )
+    registry = CollectorRegistry()
+    monkeypatch.setattr("prometheus_client.REGISTRY", registry)
+    cache.enable_storage_metrics = True
+    cache.storage_metrics_collector = SimpleNamespace(labels={"storage_backend": "lsm"})
+    cache._start_storage()
+    for num_pages, num_told in ((2, 2), (3, 5)):
+        to_host_tier(cache, list(range(100 * num_pages, 100 * num_pages + num_pages * PAGE_SIZE)))
+        cache._stop_eviction()
+        labels = {"storage_backend": "lsm", "outcome": "stored"}
+        assert registry.get_sample_value("sglang:kv_storage_write_pages_total", labels) == num_told
+        cache._start_eviction()
     cache._stop_eviction()
 
 

@@ -2,8 +2,10 @@
 
 import ctypes
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sglang_lsm.errors import UnavailableError
 from support.page_maker import content_of, cut
 
 from sglang_lsm_patch.staging import StagingRing
@@ -29,7 +31,6 @@ def test_what_was_put_aside_stays_until_it_is_given_back(pieces, num_pages, move
             index = next(iter(held))
             ring.give_back(index)
             del held[index]
-        assert ring.num_free == num_pages - len(held)
         assert all(bytes(place) == content for place, content in held.values())
 
 
@@ -38,3 +39,12 @@ def test_places_are_aligned_for_direct_io():
     for _ in range(3):
         _, place = ring.take([memoryview(bytes(5000))])
         assert ctypes.addressof(ctypes.c_ubyte.from_buffer(place)) % 4096 == 0
+
+
+def test_memory_that_cannot_be_had_is_a_failure_of_the_store():
+    with pytest.raises(UnavailableError, match="num_pages"):
+        StagingRing(page_bytes=1 << 40, num_pages=1 << 20)
+
+
+def test_a_ring_without_places_takes_nothing():
+    assert StagingRing(page_bytes=100, num_pages=0).take([memoryview(bytes(100))]) is None

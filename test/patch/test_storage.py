@@ -13,13 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sglang_lsm.config import MIB
 from sglang_lsm.errors import ConfigError, FormatVersionError
+from sglang_lsm.pages import PagePath
 from sglang_pools import (
     HEAD_DIM,
     NUM_PAGES,
     PAGE_SIZE,
     V_HEAD_DIM,
     chain,
+    host_pool_of,
     make_storage_config,
+    mha_device_pool,
     mha_pool,
     mla_pool,
     slots,
@@ -27,7 +30,7 @@ from sglang_pools import (
 
 from sglang_lsm_patch.eviction import EvictionPath
 from sglang_lsm_patch.host_pages import host_pages
-from sglang_lsm_patch.options import ModelSource
+from sglang_lsm_patch.options import ModelSource, WriteConfig
 from sglang_lsm_patch.storage import LsmStorage
 
 ROOT_TO_LEAF = chain(200)
@@ -232,6 +235,16 @@ def test_after_close_everything_is_a_miss(make_storage):
     assert storage.miss_counts() == {"ClosedError": 4}
 
 
+def test_a_call_that_the_disk_holds_up_does_not_hold_up_the_end(make_storage, settings):
+    """Detaching the tier hung the scheduler until the disk answered."""
+    write = WriteConfig(flush_timeout_s=0.01)
+    storage = make_storage(mha_pool(), of=dataclasses.replace(settings, write=write))
+    with storage._store._gate.entered():
+        storage.close()
+        assert storage.batch_exists(ROOT_TO_LEAF[:1], info([])) == 0
+    assert storage.miss_counts() == {"ClosedError": 1}
+
+
 def test_before_the_host_pool_is_known_everything_is_a_miss(settings):
     storage = LsmStorage(make_storage_config(settings), {})
     assert storage.batch_exists(ROOT_TO_LEAF[:1], info([])) == 0
@@ -373,6 +386,14 @@ def test_what_the_eviction_path_writes_is_found_and_figured(make_storage):
     assert [page_content(pool, page) for page in (1, 3, 5)] == expected
 
 
+def test_without_memory_for_pages_of_the_device_the_tier_goes_on(make_storage, settings):
+    write = WriteConfig(staging_bytes=1 << 60)
+    device = mha_device_pool()
+    storage = make_storage(host_pool_of(device), of=dataclasses.replace(settings, write=write))
+    assert storage.eviction_target(device).device is None
+    assert storage.miss_counts() == {"UnavailableError": 1}
+
+
 def test_a_model_with_further_pools_is_written_through(make_storage, settings):
     """The eviction path knows KV pages only; a KV page without its window would never hit."""
     from sglang.srt.mem_cache.hicache_storage import PoolName
@@ -390,16 +411,69 @@ def test_other_weights_never_find_the_pages_of_the_first(make_storage):
     pool = mha_pool()
     storage = make_storage(pool)
     storage.batch_set_v1(ROOT_TO_LEAF[:2], slots([0, 1]), info([]))
-    storage.weights_change()
-    assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
-    storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([2]), info([]))
-    assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 1
-    storage.weights_change()
-    assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
+    for _ in range(2):
+        storage.weights_change()
+        storage.weights_changed()
+        assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 0
+        storage.batch_set_v1(ROOT_TO_LEAF[:1], slots([2]), info([]))
+        assert storage.batch_exists(ROOT_TO_LEAF[:2], info([])) == 1
     storage.close()
     # After a restart the weights are those at the model's path again.
     assert make_storage(pool).batch_exists(ROOT_TO_LEAF[:2], info([])) == 2
     assert storage.miss_counts() == {}
+
+
+def test_pages_of_an_update_leave_the_disk_at_the_next_one_and_at_the_next_start(
+    make_storage, monkeypatch
+):
+    """Nobody can find them any more, and they took the room of pages that are asked for."""
+    # At once, so that nothing has to be waited for.
+    monkeypatch.setattr("sglang_lsm_patch.dead_names.in_background", lambda action: action())
+    storage = make_storage(mha_pool())
+
+    def num_stored():
+        store = storage._store
+        paths = [PagePath(namespace, []) for namespace in store.fingerprints()]
+        return sum(len(store.list_subtree(path, max_pages=100)) for path in paths)
+
+    storage.batch_set_v1(ROOT_TO_LEAF[:2], slots([0, 1]), info([]))
+    for _ in range(2):
+        storage.weights_change()
+        storage.weights_changed()
+        assert num_stored() == 2
+        storage.batch_set_v1(ROOT_TO_LEAF[:3], slots([0, 1, 2]), info([]))
+        assert num_stored() == 5
+    storage.close()
+    storage = make_storage(mha_pool())
+    assert num_stored() == 2
+    assert storage.batch_exists(ROOT_TO_LEAF[:3], info([])) == 2
+
+
+def test_while_weights_change_nothing_is_found_or_kept(make_storage):
+    """Pages of the old weights that SGLang's queue still held were written under the new name."""
+    from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer
+
+    pool, swa = mha_pool(), mha_pool()
+    storage = make_storage(pool)
+    storage.register_mem_host_pool_v2(swa, PoolName.SWA)
+    keys = ROOT_TO_LEAF[:2]
+    window = [PoolTransfer(name=PoolName.SWA, host_indices=slots([0, 1]), keys=keys)]
+
+    def write():
+        written = storage.batch_set_v1(keys, slots([0, 1]), info([]))
+        return written + storage.batch_set_v2(window, info([]))[PoolName.SWA]
+
+    assert all(write())
+    storage.weights_change()
+    assert storage.batch_exists(keys, info([])) == 0
+    assert not any(storage.batch_get_v1(keys, slots([0, 1]), info([])))
+    assert not any(storage.batch_get_v2(window, info([]))[PoolName.SWA])
+    assert not any(write())
+    storage.weights_changed()
+    assert storage.batch_exists(keys, info([])) == 0
+    assert storage.batch_exists_v2(keys, window, info([])).kv_hit_pages == 0
+    assert all(write())
+    assert storage.batch_exists_v2(keys, window, info([])).kv_hit_pages == 2
 
 
 def test_pages_hit_above_outlive_those_that_were_not(make_storage, settings):

@@ -135,16 +135,16 @@ class WriteBehind:
     def close(self, timeout_s: float) -> None:
         """Take no more jobs, work off the queue for at most `timeout_s`, drop the rest. Idempotent.
 
-        A write under way is finished even if that takes longer.
+        A write that is under way then goes on alone: the disk may hang, its caller does not.
         """
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._num_pending == 0, timeout_s)
+            is_done = self._changed.wait_for(lambda: self._num_pending == 0, timeout_s)
             dropped, self._queue = list(self._queue), deque()
         for job in dropped:
             self._drop(job)
-        if self._thread is not threading.current_thread():
+        if is_done and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _run(self) -> None:
