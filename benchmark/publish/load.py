@@ -139,7 +139,7 @@ def _load_table(report: Report) -> str:
             for row in (*RIVALS, OURS):
                 seconds = load_times(report, row, phase, clients)
                 tails = [short(percentile(seconds, share) * 1e3) for share in (0.5, 0.99)]
-                cells.append(" / ".join(tails))
+                cells.append(" / ".join(tails) if seconds else "-")
             for rival in RIVALS:
                 ratios = [load_ratio(report, rival, phase, clients, s) for s in (0.5, 0.99)]
                 cells.append(" / ".join("-" if r is None else short(r) for r in ratios))

@@ -38,7 +38,7 @@ def serving_promises(reports: Mapping[str, Report]) -> Iterator[Promise]:
     if not traces:
         yield Promise("offline optimum", "hit rate", 0.9, True, None, "x")
     yield from _at_once(reports.get("load-long"))
-    yield from _queued(reports.get("load"))
+    yield from _queued(reports.get("load-host") or reports.get("load"))
     yield from _misses(reports.get("misses"))
     if "ttft" not in reports:
         yield Promise("recompute", "TTFT of a disk hit", 3.0, True, None, "x")
@@ -97,10 +97,13 @@ def _times(where: str, samples: list[Sample]) -> Iterator[Promise]:
     for phase in (DISK_COLD, DISK_HOT):
         seen = round_ratios(recompute, by_round(samples, "lsm", phase))
         yield Promise("recompute", f"times sooner, {where}, {phase}", 3.0, True, seen, "x")
-    hot, host = by_round(samples, "lsm", DISK_HOT), by_round(samples, "host", HOST_HIT)
+    of_host = [one for one in samples if one.host_tokens]
+    hot, host = by_round(samples, "lsm", DISK_HOT), by_round(of_host, "host", HOST_HIT)
     # The promise is about pages that are under way while a request waits; asked alone none does.
-    what = f"TTFT, asked alone, {where}, {DISK_HOT}"
-    yield Promise("host hit", what, 1.15, False, round_ratios(hot, host), "x")
+    # Prompts that did not fill the device were found there: no row to be compared with.
+    if host:
+        what = f"TTFT, asked alone, {where}, {DISK_HOT}"
+        yield Promise("host hit", what, 1.15, False, round_ratios(hot, host), "x")
 
 
 def _at_once(report: Report | None) -> Iterator[Promise]:

@@ -3,7 +3,7 @@
 from benchmark.bench_hitrate import OPTIMUM
 from benchmark.publish.load import RESTART
 from benchmark.publish.serving_promises import serving_promises
-from benchmark.ttft_report import COLD, DEVICE, DISK_COLD
+from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
 
 
 def rates(policy: str, hits: int) -> dict:
@@ -73,6 +73,32 @@ def test_times_and_loads_compare_inside_a_round() -> None:
     assert (sooner.seen.median, sooner.verdict) == (4.0, "met")
     load = found[f"file | load time, {where}, {DISK_COLD}"]
     assert (round(load.seen.median, 3), load.verdict) == (0.667, "MISSED")
+
+
+def test_a_host_row_that_was_found_on_the_device_is_no_host_hit() -> None:
+    key = f"host hit | TTFT, asked alone, kv-heavy, 4097 tokens, {DISK_HOT}"
+    lsm = [sample("lsm", phase, seconds) for phase, seconds in ((DEVICE, 0.5), (DISK_HOT, 2.0))]
+    samples = [*lsm, sample("host", HOST_HIT, 1.0)]
+    assert key not in {one.key for one in serving_promises({"ttft": {"samples": samples}})}
+    samples[-1]["host_tokens"] = 4096
+    found = {one.key: one for one in serving_promises({"ttft": {"samples": samples}})}
+    assert (found[key].seen.median, found[key].verdict) == (2.0, "MISSED")
+
+
+def test_host_hits_with_many_clients_are_those_of_the_run_made_for_them() -> None:
+    def asked(row: str, phase: str, ttft_s: float) -> dict:
+        place = {"round_number": 1, "prompt": 0, "clients": 4}
+        return {**place, "row": row, "phase": phase, "ttft_s": ttft_s}
+
+    cut_off = {"samples": [asked("lsm", DISK_HOT, 9.0)], "totals": []}
+    whole = {"samples": [asked("lsm", DISK_HOT, 2.2), asked("host", HOST_HIT, 2.0)], "totals": []}
+    key = f"host hit | TTFT p50, 4 at once, kv-heavy, 1k tokens, {DISK_HOT}"
+    for reports, verdict in (
+        ({"load": cut_off}, "not run"),
+        ({"load": cut_off, "load-host": whole}, "met"),
+        ({"load": whole}, "met"),
+    ):
+        assert {one.key: one for one in serving_promises(reports)}[key].verdict == verdict
 
 
 def test_load_times_with_many_clients_are_ratios_of_the_same_percentile() -> None:
