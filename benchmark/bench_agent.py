@@ -60,18 +60,20 @@ class Plan:
 
 FULL = Plan(16, 3072, 4.0)
 QUICK = Plan(6, 2048, 2.5)
-SESSIONS = 8
-"""Conversations at once: more than device and host hold, so that disks have something to bring."""
+SESSIONS, QUICK_SESSIONS = 8, 3
+"""Conversations at once: more than device and host hold, so that disks have something to bring; of
+few turns, few enough that some come back."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print its table; return 1 where a server failed."""
     options = _parser().parse_args(arguments)
     plan = QUICK if options.quick else FULL
+    sessions = options.sessions or (QUICK_SESSIONS if options.quick else SESSIONS)
     facts = machine_facts(Path(__file__).parent)
     try:
         model = models.smollm2()
-        turns = load_turns(options.trace, folder=options.folder, sessions=options.sessions)
+        turns = load_turns(options.trace, folder=options.folder, sessions=sessions)
         arrivals = arrivals_of(turns, model, plan)
         if not arrivals:
             raise models.ModelError(f"no turn has at most {plan.most_tokens} tokens")
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "prefetch_policy": "wait_complete",
         "trace": options.trace.name,
         "folder": options.folder,
-        "sessions": options.sessions,
+        "sessions": sessions,
         "turns_asked": len(arrivals),
         "host_ratio": ratio,
     }
@@ -177,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("trace", type=Path, help="a tar file of conversations")
     parser.add_argument("--folder", default="", help="the folder of it to read")
-    parser.add_argument("--sessions", type=int, default=SESSIONS, help="conversations at once")
+    parser.add_argument("--sessions", type=int, help="conversations at once")
     parser.add_argument("--quick", action="store_true", help="few and short turns")
     parser.add_argument("--rows", nargs="+", choices=BACKENDS, metavar="ROW", help="quoted")
     parser.add_argument("--host-ratio", type=float, default=HOST_RATIO, help="host over device")
