@@ -1,5 +1,6 @@
 """System calls that several rivals share: sync a file system, forget cached pages, count blocks."""
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
@@ -31,7 +32,11 @@ def sync_file_system(directory: Path) -> None:
 def drop_cached_pages(directory: Path) -> None:
     """Ask the kernel to forget the clean page-cache pages of every file under `directory`."""
     for path in files_under(directory):
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            # A server evicts meanwhile.
+            continue
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
@@ -40,7 +45,12 @@ def drop_cached_pages(directory: Path) -> None:
 
 def allocated_bytes(directory: Path) -> int:
     """Return the bytes of disk held by the files under `directory`; holes are not counted."""
-    return sum(path.stat().st_blocks for path in files_under(directory)) * _BLOCK_BYTES
+    num_blocks = 0
+    for path in files_under(directory):
+        # A server evicts meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            num_blocks += path.stat().st_blocks
+    return num_blocks * _BLOCK_BYTES
 
 
 def files_under(directory: Path) -> Iterator[Path]:
