@@ -26,3 +26,11 @@ class FormatVersionError(CorruptionError):
 
 class ClosedError(StoreError):
     """The store was closed; open a new one."""
+
+
+def surprise(error: BaseException) -> BaseException | None:
+    """Return an error that was not raised on purpose, for `exc_info` of a log line; else None.
+
+    It is a mistake of ours, or of what we call: where it comes from helps.
+    """
+    return None if isinstance(error, StoreError) else error

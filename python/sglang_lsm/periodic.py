@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from sglang_lsm.errors import ClosedError, StoreError
+from sglang_lsm.errors import ClosedError, surprise
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +45,7 @@ class Periodic:
         if now_s - self._logged_s.get(kind, float("-inf")) < LOG_INTERVAL_S:
             return
         self._logged_s[kind] = now_s
-        # What was not raised on purpose is a mistake of ours: where it comes from helps.
-        surprise = None if isinstance(error, StoreError) else error
         logger.warning(
             "a background action failed. thread=%s reason=%s",
-            self._thread.name, error, exc_info=surprise,
+            self._thread.name, error, exc_info=surprise(error),
         )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from sglang_lsm.errors import StoreError
+from sglang_lsm.errors import surprise
 from sglang_lsm.pages import PageBuffer, PagePath
 
 logger = logging.getLogger(__name__)
@@ -114,10 +114,8 @@ class WriteBehind:
         """Log when writing starts to fail and when it works again, not each page in between."""
         was_failing, self._is_failing = self._is_failing, error is not None
         if error is not None and not was_failing:
-            # What the store did not raise on purpose is a surprise: where it comes from helps.
-            surprise = None if isinstance(error, StoreError) else error
             logger.warning(
-                "pages cannot be written and are lost. reason=%s", error, exc_info=surprise
+                "pages cannot be written and are lost. reason=%s", error, exc_info=surprise(error)
             )
         elif error is None and was_failing:
             logger.info("pages can be written again.")
