@@ -2,8 +2,8 @@
 
     scripts/bench load --quick              about 2 minutes
     scripts/bench load --json FILE          about 11 minutes, prompts of 1k tokens
-    scripts/bench load --long --json FILE   about 11 minutes, prompts of 4k tokens
-    scripts/bench load --16k --json FILE    about 7 minutes, one prompt of 16k tokens
+    scripts/bench load --long --json FILE   about 14 minutes, prompts of 4k tokens
+    scripts/bench load --16k --json FILE    about 8 minutes, one prompt of 16k tokens
 
 For each number of clients, in each round, each row is asked the same new prompts: cold, again from
 the device, and rows with a disk again after device and host were emptied, with a cold page cache
@@ -13,9 +13,10 @@ take turns, in an order that rotates; the groups, which do not fit into memory t
 the other: what is compared with ours is in its group. `sim` loads no bytes and so answers wrongly:
 it is the bound.
 
-The long forms compute their prompts once, asked by one client, and then ask for them as often as
-there are numbers of clients, and once more after the server was restarted, with a cold page cache.
-Each row has the machine to itself.
+The long forms compute their prompts once, in the first round, asked by one client, and ask for them
+as often as there are numbers of clients. Each round of a row is a server of its own, which has the
+machine to itself; in the later ones the prompts first come back after the restart, with a cold page
+cache. So a process that had slow memory or a slow minute is one of several.
 
 Load time is the TTFT of a disk hit minus that of the device hit of the same prompt in the same
 round. With many clients both contain waiting for the others' computing.
@@ -29,6 +30,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from benchmark import models
 from benchmark.clients import closed_loop
@@ -47,6 +49,7 @@ from benchmark.tiers import (
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
 from benchmark.ttft_servers import PAGE_SIZE, Row, RunningRow, tier_row
 
+AnyRow = TypeVar("AnyRow", Row, RunningRow)
 HOME = Path(__file__).parent.parent / ".cache" / "bench-load"
 _BUDGET_BYTES = 24 * 10**9
 ROWS = tuple(name for name in BACKENDS if name == "lsm" or name not in POLICIES)
@@ -72,16 +75,14 @@ class Plan:
     """Pool of the host over that of the device, which holds all prompts of a round. Where there is
     a host row, the host holds what pushes them off the device, too."""
     computes_once: bool = False
-    """Ask for what was computed with every number of clients, instead of computing for each, and
-    once more after a restart."""
+    """Ask for what was computed with every number of clients, instead of computing for each; a row
+    and round is a server, one at a time."""
 
 
 _SIDE_BY_SIDE = ("recompute", "file", "file tuned", "lsm")
 FULL = Plan(1025, 8, (1, 4, 8), 2, (_SIDE_BY_SIDE, ("host", "sim")), 2.25)
-LONG = Plan(4097, 8, (1, 4, 8), 1, (("file",), ("file tuned",), ("lsm",)), 2.0, computes_once=True)
-LONGEST = replace(
-    LONG, prompt_tokens=16385, num_prompts=1, clients=(1,), groups=(("file",), ("lsm",))
-)
+LONG = Plan(4097, 8, (1, 4, 8), 2, (("file", "file tuned", "lsm"),), 2.0, computes_once=True)
+LONGEST = replace(LONG, prompt_tokens=16385, num_prompts=1, clients=(1,), groups=(("file", "lsm"),))
 WARM_UP_TOKENS = 1025
 """At most; what is first used are shapes and memory, not lengths."""
 QUICK = Plan(513, 4, (1, 4), 1, (_SIDE_BY_SIDE,), 2.25)
@@ -119,9 +120,11 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """One row at its end."""
+    """One server at its end."""
 
     row: str
+    round_number: int
+    """The last one it took part in."""
     disk_bytes: int
     scheduler_ms: Mapping[str, float]
     """Time of our code on the scheduler thread, of a request; empty for other rows."""
@@ -170,52 +173,89 @@ def measure(
     Raises:
         ServerError: a server failed.
     """
-    directory = models.random_llama(models.KV_HEAVY)
-    prompts = Prompts(directory, real_text=False)
+    model = models.random_llama(models.KV_HEAVY)
+    prompts = Prompts(model, real_text=False)
+    rows = [_row(name, plan) for name in names]
     shutil.rmtree(HOME, ignore_errors=True)
     try:
-        with ExitStack() as stack:
-            wanted = [_row(name, plan) for name in names]
-            servers = start_all([partial(_start, row, directory) for row in wanted], stack)
-            rows = [
-                RunningRow(row, server, _folder(row.name))
-                for row, server in zip(wanted, servers, strict=True)
-            ]
-            for number in range(plan.rounds + 1):
-                for batch in _batches(plan, number):
-                    asked, others = _prompts(plan, prompts, number)
-                    at = number % len(rows)
-                    for row in (*rows[at:], *rows[:at]):
-                        _say(f"round {number} of {plan.rounds}, clients {batch}, {row.row.name}")
-                        for some, rate in _phases(row, asked, others, batch, number):
-                            samples += some if number else ()
-                            rates += [rate] if number else ()
-            disk_bytes = [allocated_bytes(_folder(name)) for name in names]
-            for row in rows if plan.computes_once else ():
-                row.server.stop()
-                again = partial(_start, row.row, directory, suffix="-again")
-                (server,) = start_all([again], stack)
-                _say(f"after a restart, {row.row.name}")
-                closed_loop(server, [prompts.next(WARM_UP_TOKENS)], num_clients=1)
-                drop_cached_pages(_folder(row.row.name))
-                place = {"row": row.row.name, "phase": RESTART, "clients": 1}
-                some, rate = _asked(server, asked, 1, place | {"round_number": plan.rounds})
-                samples += some
-                rates += [rate]
-        # A server tells its time on the scheduler thread at its end.
-        return [
-            Total(row=name, disk_bytes=size, scheduler_ms=scheduler_ms(_log(name)))
-            for name, size in zip(names, disk_bytes, strict=True)
-        ]
+        if plan.computes_once:
+            return _one_at_a_time(plan, rows, model, prompts, samples, rates)
+        return _side_by_side(plan, rows, model, prompts, samples, rates)
     finally:
         shutil.rmtree(HOME, ignore_errors=True)
+
+
+def _side_by_side(
+    plan: Plan,
+    wanted: Sequence[Row],
+    model: Path,
+    prompts: Prompts,
+    samples: list[LoadSample],
+    rates: list[Rate],
+) -> list[Total]:
+    with ExitStack() as stack:
+        servers = start_all([partial(_start, row, model) for row in wanted], stack)
+        rows = [
+            RunningRow(row, server, _folder(row.name))
+            for row, server in zip(wanted, servers, strict=True)
+        ]
+        for number in range(plan.rounds + 1):
+            for clients in plan.clients if number else plan.clients[-1:]:
+                asked, others = _prompts(plan, prompts, number)
+                for row in _in_turn(rows, number):
+                    _say(f"round {number} of {plan.rounds}, clients {clients}, {row.row.name}")
+                    for some, rate in _phases(row, asked, others, (clients,), number):
+                        samples += some if number else ()
+                        rates += [rate] if number else ()
+        sizes = [allocated_bytes(_folder(row.name)) for row in wanted]
+    return [_total(row.name, plan.rounds, size) for row, size in zip(wanted, sizes, strict=True)]
+
+
+def _one_at_a_time(
+    plan: Plan,
+    rows: Sequence[Row],
+    model: Path,
+    prompts: Prompts,
+    samples: list[LoadSample],
+    rates: list[Rate],
+) -> list[Total]:
+    asked, others = _prompts(plan, prompts, 1)
+    totals = []
+    for number in range(1, plan.rounds + 1):
+        warm_up, _ = _prompts(plan, prompts, 0)
+        for row in _in_turn(rows, number):
+            suffix = f"-{number}"
+            with ExitStack() as stack:
+                (server,) = start_all([partial(_start, row, model, suffix=suffix)], stack)
+                running = RunningRow(row, server, _folder(row.name))
+                _say(f"round {number} of {plan.rounds}, {row.name}")
+                for _ in _phases(running, warm_up, (), plan.clients[-1:], 0):
+                    pass
+                drop_cached_pages(_folder(row.name))
+                first = RESTART if number > 1 else COLD
+                for some, rate in _phases(running, asked, others, plan.clients, number, first):
+                    samples += some
+                    rates += [rate]
+                size = allocated_bytes(_folder(row.name))
+            totals.append(_total(row.name, number, size, suffix=suffix))
+    return totals
+
+
+def _in_turn(rows: Sequence[AnyRow], number: int) -> list[AnyRow]:
+    at = number % len(rows)
+    return [*rows[at:], *rows[:at]]
+
+
+def _total(name: str, number: int, disk_bytes: int, *, suffix: str = "") -> Total:
+    # A server tells its time on the scheduler thread at its end.
+    told = scheduler_ms(_log(name + suffix))
+    return Total(row=name, round_number=number, disk_bytes=disk_bytes, scheduler_ms=told)
 
 
 def _prompts(plan: Plan, prompts: Prompts, number: int) -> tuple[list[list[int]], list[list[int]]]:
     """Return new prompts for a round, and others to push them off the device.
 
-    The round before the first meets first uses of shapes and memory and is thrown away: a few short
-    ones do.
+    Round 0 meets first uses of shapes and memory and is thrown away: a few short ones do.
     """
     if not number:
         tokens = min(WARM_UP_TOKENS, plan.prompt_tokens)
@@ -227,22 +267,22 @@ def _prompts(plan: Plan, prompts: Prompts, number: int) -> tuple[list[list[int]]
     )
 
 
-def _batches(plan: Plan, number: int) -> Sequence[tuple[int, ...]]:
-    """Return what is asked of new prompts, one after the other: numbers of clients."""
-    if plan.computes_once:
-        return [plan.clients if number else plan.clients[-1:]]
-    return [(clients,) for clients in (plan.clients if number else plan.clients[-1:])]
-
-
 def _phases(
     row: RunningRow,
     prompts: Sequence[Sequence[int]],
     others: Sequence[Sequence[int]],
     batch: Sequence[int],
     number: int,
+    first: str = COLD,
 ) -> Iterator[tuple[list[LoadSample], Rate]]:
-    """Ask for the prompts in every way the row has, with each number of clients."""
+    """Ask for the prompts in every way the row has, with each number of clients.
+
+    Args:
+        first: how they come at first; after a restart they are on disk already.
+    """
     full_tokens = sum((len(one) - 1) // PAGE_SIZE * PAGE_SIZE for one in prompts)
+    if first == RESTART:
+        full_tokens = 0
 
     def ask(phase: str, clients: int) -> tuple[list[LoadSample], Rate]:
         place = {
@@ -253,7 +293,7 @@ def _phases(
         }
         return _asked(row.server, prompts, clients, place)
 
-    yield ask(COLD, batch[0])
+    yield ask(first, batch[0])
     if row.row.name == "recompute":
         return
     for clients in batch:

@@ -1,7 +1,7 @@
 """RAG, shared system prompts and growing conversations: TTFT with 1, 4 and 8 clients at once.
 
     scripts/bench text agent.tar.xz --folder miniswe --quick        about 100 s
-    scripts/bench text agent.tar.xz --folder miniswe --json FILE    about 11 minutes
+    scripts/bench text agent.tar.xz --folder miniswe --json FILE    about 22 minutes
 
 SmolLM2 is asked on real servers, in a closed loop, for prompts made of the texts of a trace of
 agents' conversations (`benchmark/text_workloads.py`):

@@ -62,8 +62,8 @@ class TierMetrics:
             )
             for name, text in GAUGES.items()
         }
-        self._levels: dict[str, Any] = {}
-        """Series of the gauges that have been told."""
+        self._levels: dict[str, tuple[Any, float]] = {}
+        """Series of the gauges, and the value that was told last."""
         self._counters = {
             name: Counter(f"{PREFIX}{name}_total", text, [*names, *more], registry=registry)
             for name, (more, text) in COUNTERS.items()
@@ -79,13 +79,11 @@ class TierMetrics:
         return True
 
     def tell(self, tier: TierFigures, written: EvictionFigures | None) -> None:
-        """Take in the figures of now."""
+        """Take in the figures of now. An idle server changes none, and pays for none."""
         for name in GAUGES:
             value = getattr(tier, name)
             if value is not None:
-                if name not in self._levels:
-                    self._levels[name] = self._gauges[name].labels(**self._labels)
-                self._levels[name].set(value)
+                self._set(name, value)
         if tier.gate is not None:
             gate = tier.gate
             self._count("gate_pages", gate.pages_found - gate.pages_declined, decision="granted")
@@ -105,10 +103,18 @@ class TierMetrics:
             if key[0] in names:
                 self._series[key] = series, 0
 
+    def _set(self, name: str, value: float) -> None:
+        series, before = self._levels.get(name, (None, None))
+        if value != before:
+            series = series or self._gauges[name].labels(**self._labels)
+            series.set(value)
+            self._levels[name] = series, value
+
     def _count(self, name: str, total: int, **more: str) -> None:
         key = name, "".join(more.values())
         if key not in self._series:
             self._series[key] = self._counters[name].labels(**self._labels, **more), 0
         series, before = self._series[key]
-        self._series[key] = series, total
-        series.inc(max(0, total - before))
+        if total != before:
+            self._series[key] = series, total
+            series.inc(max(0, total - before))

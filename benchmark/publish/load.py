@@ -67,10 +67,17 @@ def _totals(report: Report) -> list[str]:
     rows = []
     for one in report.get("totals", ()):
         told = [f"{name} {short(value)}" for name, value in one["scheduler_ms"].items()]
-        rows.append([one["row"], f"{one['disk_bytes'] / 2**20:.0f}", ", ".join(told) or "-"])
+        number = one.get("round_number", "-")
+        size = f"{one['disk_bytes'] / 2**20:.0f}"
+        rows.append([one["row"], str(number), size, ", ".join(told) or "-"])
     if not rows:
         return []
-    head = ["row", "MiB on disk at its end", "our time on the scheduler thread, ms a request"]
+    head = [
+        "row",
+        "last round",
+        "MiB on disk at its end",
+        "our time on the scheduler thread, ms a request",
+    ]
     return [f"#### Disk and scheduler thread\n\n{table(head, rows)}\n"]
 
 
@@ -175,8 +182,10 @@ def _answers(report: Report) -> tuple[int, int]:
     for sample in report["samples"]:
         if sample["row"] == BOUND and sample["phase"] in (DISK_COLD, DISK_HOT):
             continue
-        clients = 0 if report["settings"].get("computes_once") else sample["clients"]
-        place = (clients, sample["round_number"], sample["prompt"])
+        if report["settings"].get("computes_once"):
+            place = (0, 0, sample["prompt"])
+        else:
+            place = (sample["clients"], sample["round_number"], sample["prompt"])
         compared += place in first
         differ += first.setdefault(place, sample["output_ids"]) != sample["output_ids"]
     return differ, compared

@@ -117,9 +117,10 @@ def _at_once(report: Report | None) -> Iterator[Promise]:
                 seen = None if ratio is None else summarize([ratio])
                 what = f"load time p{share * 100:.0f}, {tokens}, {clients} at once, {phase}"
                 yield Promise("file", what, most, False, seen, "x")
-    cold = clients_at_once.ttft(told, "lsm", COLD, 1)
+    # What was computed in the first round comes back in the later ones.
+    cold = {prompt: s for (_, prompt), s in clients_at_once.ttft(told, "lsm", COLD, 1).items()}
     again = clients_at_once.ttft(told, "lsm", clients_at_once.RESTART, 1)
-    seen = summarize(cold[place] / again[place] for place in cold.keys() & again.keys())
+    seen = summarize(cold[prompt] / s for (_, prompt), s in again.items() if prompt in cold)
     what = f"times sooner after a restart, {tokens}, cold page cache"
     yield Promise("recompute", what, _AFTER_RESTART, True, seen, "x")
     for name in ("p50", "p99"):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmark.bench_load import FULL, LONG, LONGEST, QUICK, _batches, _phases
+from benchmark.bench_load import FULL, LONG, LONGEST, QUICK, _in_turn, _phases
+from benchmark.publish.load import RESTART
 from benchmark.serving import Cached, Reply
 from benchmark.ttft_report import COLD, DEVICE, DISK_COLD, DISK_HOT, HOST_HIT
 from benchmark.ttft_servers import PAGE_SIZE, Row, RunningRow
@@ -36,11 +37,11 @@ class FakeServer:
 
 
 def phases(
-    name: str, tmp_path, *, has_disk: bool, batch: tuple[int, ...] = (2,)
+    name: str, tmp_path, *, has_disk: bool, batch: tuple[int, ...] = (2,), first: str = COLD
 ) -> tuple[list[str], list[str]]:
     server = FakeServer()
     row = RunningRow(Row(name, lambda _: (), has_disk=has_disk), server, tmp_path)
-    found = list(_phases(row, [[0] * 129, [1] * 129], [[2] * 129] * 3, batch, 1))
+    found = list(_phases(row, [[0] * 129, [1] * 129], [[2] * 129] * 3, batch, 1, first))
     assert all(len(samples) == 2 for samples, _ in found)
     assert all(rate.prompt_tokens_per_s > 0 for _, rate in found)
     return [rate.phase for _, rate in found], server.calls
@@ -71,9 +72,18 @@ def test_what_was_computed_once_is_asked_for_by_every_number_of_clients(tmp_path
     assert {call for call in calls if call.startswith("wait")} == {"wait 256"}
 
 
+def test_after_a_restart_the_prompts_are_on_disk_already(tmp_path) -> None:
+    names, calls = phases("lsm", tmp_path, has_disk=True, batch=(1, 8), first=RESTART)
+    assert names == [RESTART, DEVICE, DEVICE, *(DISK_COLD, DISK_HOT) * 2]
+    assert {call for call in calls if call.startswith("wait")} == {"wait 0"}
+
+
+def test_no_row_is_first_in_every_round() -> None:
+    rows = [Row(name, lambda _: ()) for name in ("file", "lsm")]
+    assert [_in_turn(rows, number)[0].name for number in (1, 2)] == ["lsm", "file"]
+
+
 @pytest.mark.parametrize("plan", [FULL, LONG, LONGEST, QUICK])
 def test_every_number_of_clients_is_asked_of_enough_prompts(plan) -> None:
-    asked = [clients for batch in _batches(plan, 1) for clients in batch]
-    assert sorted(asked) == sorted(plan.clients)
     assert plan.num_prompts >= max(plan.clients)
     assert plan.prompt_tokens % PAGE_SIZE == 1

@@ -81,5 +81,5 @@ def test_the_bound_answers_wrongly_and_is_not_compared() -> None:
 
 def test_disk_and_scheduler_time_are_told() -> None:
     told = body(report(sample("lsm", DEVICE, 1.0)))
-    assert "| lsm | 7 " in told
+    assert "| lsm | -          | 7 " in told
     assert "p50 0.250" in told

@@ -112,7 +112,7 @@ def test_load_times_with_many_clients_are_ratios_of_the_same_percentile() -> Non
         asked("lsm", DEVICE, 1.0),
         asked("lsm", DISK_COLD, 2.0),
         asked("lsm", COLD, 12.0, clients=1),
-        asked("lsm", RESTART, 2.0, clients=1),
+        {**asked("lsm", RESTART, 2.0, clients=1), "round_number": 2},
     ]
     totals = [{"row": "file", "scheduler_ms": {}}, {"row": "lsm", "scheduler_ms": {"p50": 0.5}}]
     found = {
