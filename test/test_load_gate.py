@@ -194,16 +194,43 @@ def test_a_burst_is_not_granted_more_than_its_turn_is_worth():
 
 
 def test_of_a_burst_what_is_behind_a_declined_hit_is_loaded_while_that_is_computed():
-    """Computing 64 pages takes 6.4 s, loading them 1.6: four are loaded in that time, and three
-    more while the fifth is computed."""
-    bench = Bench(read_s=0.025, compute_s=0.1)
+    """Computing 64 pages takes 6.4 s, which three loads of 1.664 s would wait for, 9.2 s in sum:
+    the tenth hit, after 16.6 s, is computed, and the next ones are loaded meanwhile."""
+    bench = Bench(read_s=0.026, compute_s=0.1)
     bench.load(path(64))
-    granted = [bench.gate.grant(path(64, branch=bytes([i])), 64) for i in range(8)]
-    assert granted == [64, 64, 64, 64, 0, 64, 64, 64]
+    granted = [bench.gate.grant(path(64, branch=bytes([i])), 64) for i in range(12)]
+    assert granted == [*([64] * 9), 0, 64, 64]
     # What was computed is not waited for any more.
     bench.now_s += FORGET_LOAD_S + 10.0
-    again = [bench.gate.grant(path(64, branch=bytes([100 + i])), 64) for i in range(5)]
-    assert again == [64, 64, 64, 64, 0]
+    again = [bench.gate.grant(path(64, branch=bytes([100 + i])), 64) for i in range(10)]
+    assert again == [*([64] * 9), 0]
+
+
+def mean_wait_s(granted, *, load_s, compute_s):
+    """Of hits that come at once: one disk reads the loads in turn, one device computes the others,
+    whoever is ready first, and goes on from what was loaded at once."""
+    num_loads = sum(map(bool, granted))
+    ready = [(load_s * (i + 1), 0.0) for i in range(num_loads)]
+    ready += [(0.0, compute_s)] * (len(granted) - num_loads)
+    now_s, waited_s = 0.0, 0.0
+    for ready_s, takes_s in sorted(ready):
+        now_s = max(now_s, ready_s) + takes_s
+        waited_s += now_s
+    return waited_s / len(granted)
+
+
+@pytest.mark.parametrize("times_faster", [1.25, 1.5, 2.0, 4.0, 8.0])
+@pytest.mark.parametrize("num_requests", [2, 4, 8, 16, 32])
+def test_a_burst_waits_no_longer_than_if_all_were_loaded_or_all_computed(
+    times_faster, num_requests
+):
+    bench = Bench(read_s=0.1 / times_faster, compute_s=0.1)
+    bench.load(path(64))
+    granted = [bench.gate.grant(path(64, branch=bytes([i])), 64) for i in range(num_requests)]
+    times = {"load_s": 6.4 / times_faster, "compute_s": 6.4}
+    waited_s = mean_wait_s(granted, **times)
+    assert waited_s <= 1.001 * mean_wait_s([64] * num_requests, **times)
+    assert waited_s <= 1.001 * mean_wait_s([0] * num_requests, **times)
 
 
 def test_a_load_that_was_called_off_is_not_waited_for():
@@ -265,13 +292,13 @@ def test_nobody_waits_for_the_computing_of_a_hit_that_is_loaded_in_the_end():
     bench.load(path(300))
     bench.now_s += 5.0
     assert bench.gate.grant(path(300, branch=b"\0"), 300) == 0
-    bench.read_s = 0.006
+    bench.read_s = 0.009
     bench.read(path(300, branch=b"\2"))
     before = bench.gate.figures()
     assert bench.gate.grant(path(300, branch=b"\0"), 300) == 300
     assert bench.gate.figures().pages_found == before.pages_found + 300
     assert bench.gate.figures().pages_declined == before.pages_declined
-    # Behind the load it is 3.6 s to load and 3 s to compute.
+    # Behind the load it is 5.4 s to load, and 3 s to compute, which the load waits 0.3 s for.
     assert bench.gate.grant(path(300, branch=b"\1"), 300) == 0
 
 

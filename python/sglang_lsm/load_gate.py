@@ -6,10 +6,15 @@ A load of n pages, queued behind q others, is predicted to take
     compute_s(n) = w + n * c            c: seconds that one more page of prefill takes, measured
                                         w: until what was declined before it is computed
 
-and is worth it while load_s(n) <= compute_s(n). Both are lines through the pages of the prefix, and
-SGLang computes nothing of a request while it loads, so the best n is all or nothing. Computing has
-a queue as well: of many hits at once, those behind a declined one are loaded while that is
+and is worth it while load_s(n) <= compute_s(n) + o. Both are lines through the pages of the prefix,
+and SGLang computes nothing of a request while it loads, so the best n is all or nothing. Computing
+has a queue as well: of many hits at once, those behind a declined one are loaded while that is
 computed. w is a prediction and runs out by itself: a request that was called off holds up nothing.
+
+o is what the loads before it would wait for its computing, in sum: what is loaded has to be
+computed on from there, behind whatever the device is busy with. Without o, the eighth of eight hits
+that come at once is computed as soon as that is the shorter wait for itself, and the seven others
+wait for it.
 
 What cuts a load in the middle is time: the wait that SGLang grants it, and a disk that turns out
 slower than predicted, which each part of a read shows anew. The first part is small, the next ones
@@ -59,17 +64,19 @@ def pages_worth_loading(
     *,
     num_queued: int = 0,
     compute_wait_s: float = 0.0,
+    others_wait_s: float = 0.0,
     limit_s: float = float("inf"),
 ) -> int:
     """Return how many leading pages of a hit to load; the rest is computed. Pure.
 
     Never more than `num_hits`; not fewer on a faster disk, behind a shorter queue, or with a slower
-    or busier prefill; and what is loaded is not predicted to take longer than computing it would,
-    nor longer than `limit_s`.
+    or busier prefill; and what is loaded is not predicted to take longer than computing it would
+    and make others wait, nor longer than `limit_s`.
 
     Args:
         num_queued: pages that are read before the first of these.
         compute_wait_s: until computing could begin.
+        others_wait_s: what others would wait for that computing, in sum.
         limit_s: how long SGLang waits for the load.
     """
     read_s, compute_s = speeds.read_s, speeds.compute_s
@@ -79,8 +86,8 @@ def pages_worth_loading(
     num_pages = num_hits if in_time >= num_hits else max(0, int(in_time))
     if compute_s is None:
         return num_pages
-    is_worth = (num_queued + num_pages) * read_s <= compute_wait_s + num_pages * compute_s
-    return num_pages if is_worth else 0
+    instead_s = compute_wait_s + num_pages * compute_s + others_wait_s
+    return num_pages if (num_queued + num_pages) * read_s <= instead_s else 0
 
 
 @dataclass(slots=True)
@@ -193,6 +200,7 @@ class LoadGate:
                 self._speeds(),
                 num_queued=num_queued,
                 compute_wait_s=self._compute_wait_s(),
+                others_wait_s=self._others_wait_s(num_hits),
                 limit_s=limit_s,
             )
             is_attempt = bool(num_hits and not num_pages and not num_queued)
@@ -233,6 +241,19 @@ class LoadGate:
 
     def _compute_wait_s(self) -> float:
         return max(0.0, self._computing_until_s - self._clock())
+
+    def _others_wait_s(self, num_pages: int) -> float:
+        """Return what the loads that were granted would wait for the computing of so many pages."""
+        speeds = self._speeds()
+        if speeds.read_s is None or speeds.compute_s is None:
+            return 0.0
+        compute_s = num_pages * speeds.compute_s
+        end_s = self._compute_wait_s() + compute_s
+        waited_s = loaded_s = 0.0
+        for load in self._loads:
+            loaded_s += load.num_left * speeds.read_s
+            waited_s += min(compute_s, max(0.0, end_s - loaded_s))
+        return waited_s
 
     def _computes(self, num_pages: int) -> float:
         """Note pages that are not loaded, so that they are computed; return how long that takes."""
