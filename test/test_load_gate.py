@@ -83,6 +83,15 @@ def test_without_a_queue_the_faster_of_the_two_is_taken(num_hits, measured):
     assert pages_worth_loading(num_hits, measured) == (num_hits if is_faster else 0)
 
 
+def test_others_wait_for_the_pages_that_could_have_been_loaded_only():
+    """Of 100 pages ten arrive in time, after 2 s: no reason not to compute them in 0.2, though all
+    hundred would make others wait for 10 s."""
+    speeds = Speeds(read_s=0.02, compute_s=0.02)
+    queue = {"num_queued": 90, "others_wait_s": 10.0}
+    assert pages_worth_loading(100, speeds, **queue, limit_s=2.0) == 0
+    assert pages_worth_loading(100, speeds, **queue) == 100
+
+
 @given(hits, st.sampled_from([Speeds(), Speeds(compute_s=1e-9), Speeds(read_s=10.0)]))
 def test_what_was_not_measured_is_loaded(num_hits, measured):
     assert pages_worth_loading(num_hits, measured) == num_hits

@@ -76,7 +76,8 @@ def pages_worth_loading(
     Args:
         num_queued: pages that are read before the first of these.
         compute_wait_s: until computing could begin.
-        others_wait_s: what others would wait for that computing, in sum.
+        others_wait_s: what others would wait for the computing of all hits, in sum; of fewer, in
+            proportion.
         limit_s: how long SGLang waits for the load.
     """
     read_s, compute_s = speeds.read_s, speeds.compute_s
@@ -84,9 +85,10 @@ def pages_worth_loading(
         return num_hits
     in_time = limit_s / read_s - num_queued
     num_pages = num_hits if in_time >= num_hits else max(0, int(in_time))
-    if compute_s is None:
+    if compute_s is None or not num_pages:
         return num_pages
-    instead_s = compute_wait_s + num_pages * compute_s + others_wait_s
+    others_s = others_wait_s * num_pages / num_hits
+    instead_s = compute_wait_s + num_pages * compute_s + others_s
     return num_pages if (num_queued + num_pages) * read_s <= instead_s else 0
 
 
