@@ -1,7 +1,7 @@
 """Conversations of agents, as real text by their times of arrival: TTFT, hits, CPU and disk.
 
     scripts/bench agent agent.tar.xz --folder magagent --quick        about 2 minutes, two rows
-    scripts/bench agent agent.tar.xz --folder magagent --json FILE    about 11 minutes
+    scripts/bench agent agent.tar.xz --folder magagent --json FILE    about 13 minutes
 
 SmolLM2 on a real server is asked each turn at its recorded time, scaled so that turns come some
 seconds apart on average (open loop: the next comes whether or not the last was answered). Turns
